@@ -1,0 +1,57 @@
+# Everything a developer or the CI runs. `make check` before every commit, `make test` before every push.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The newest Python that is at least 3.11 and can make environments; a pyenv shim for an absent version does not run.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+PORT ?= 8000
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+# This tree, in every process that is started from here (Ray workers too), whatever the environment has installed.
+export PYTHONPATH := $(CURDIR)/.links:$(CURDIR)
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help
+help: ## show the targets
+	@sed -n 's/^\([.a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+.PHONY: .venv
+.venv: $(READY) ## the environment, made or brought up to date
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv found: set PYTHON=/path/to/python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,test,lint]'
+	touch $@
+
+.PHONY: check
+check: $(READY) ## format, lint, types, import contracts, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m 'not slow and not cluster and not browser'
+
+.PHONY: test
+test: $(READY) ## all tests
+	$(BIN)/pytest
+
+.PHONY: format
+format: $(READY) ## format, and fix what can be fixed by a tool
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: demo
+demo: $(READY) ## food delivery on http://127.0.0.1:$PORT
+	$(BIN)/perdure dev examples.food_delivery.app --port $(PORT)
+
+.PHONY: clean
+clean: ## remove caches and builds; keeps .venv and .perdure
+	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

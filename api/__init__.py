@@ -1,0 +1,1 @@
+"""What people and programs touch: gateway, console and command line."""

@@ -1,0 +1,1 @@
+"""Where entities live: store, hosts, supervisor and router, on Ray and Postgres."""

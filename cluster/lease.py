@@ -1,0 +1,73 @@
+"""What a host may believe about its own lease, and when others may doubt it. Pure: monotonic seconds in, answers out.
+
+Protocol
+--------
+* The database grants a lease of `lease_s` seconds at some instant between the moment the host *started* to ask and the
+  moment it saw the answer. The host counts from the start, less a margin, so a slow round trip shortens its trust and
+  never stretches it. Others count by the database's clock from the grant. Hence whoever finds the lease expired by
+  the database's clock knows that its host has stopped trusting it, provided that clocks advance at the same speed
+  (the margin pays for a 4 % difference at the defaults).
+* A lease is no licence to write: commits are fenced by the store. It only decides when a host stops answering
+  queries and when others may fence it without knowing that its process is gone.
+* Lost renewals: the host asks again at once after a failure. Past its trust it answers NOT_OWNER; as long as nobody
+  has fenced it, the next renewal that succeeds makes it whole again.
+* Doubt: an observer acts on an expired lease only after having seen it expired, and not renewed, for a while of its own
+  monotonic time. After a suspended laptop wakes up, every lease in the database has expired, and each host needs
+  a moment to renew; without that patience whoever wakes first would fence all the others.
+* A machine that is suspended stops Python's monotonic clock on Linux: on waking, trust may be stale until
+  the first renewal (at most lease_s / renewals later). Writes are safe; a query may be answered from a state that
+  is as old as the suspension.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..entities.store.rows import HostRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseTerms:
+    """How long a lease is and how often it is renewed."""
+
+    lease_s: float
+    renewals: int
+    margin_s: float
+
+    @property
+    def period_s(self) -> float:
+        """Between the starts of two renewals."""
+        return self.lease_s / self.renewals
+
+    def trusted_until(self, asked_at: float) -> float:
+        """Monotonic time until which a lease may be trusted that was asked for at `asked_at` and granted."""
+        return asked_at + self.lease_s - min(self.margin_s, self.lease_s / 4)
+
+    def pause_s(self, *, asked_at: float, now: float, failed: bool) -> float:
+        """How long to wait before asking again."""
+        if failed:
+            return min(0.1, self.period_s)
+        return max(0.0, asked_at + self.period_s - now)
+
+
+@dataclass(slots=True)
+class Doubts:
+    """Which hosts an observer has seen with an expired lease, since when (its own monotonic clock)."""
+
+    patience_s: float
+    _since: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def expired(self, hosts: Iterable[HostRow], *, database_us: int, now: float) -> list[str]:
+        """Incarnations that may be fenced now: expired by the database's clock, and for `patience_s` by ours."""
+        since: dict[str, tuple[int, float]] = {}
+        ripe: list[str] = []
+        for host in hosts:
+            if host.status not in {"active", "draining"} or host.lease_us > database_us:
+                continue
+            lease_us, first_seen = self._since.get(host.incarnation, (host.lease_us, now))
+            if lease_us != host.lease_us:
+                first_seen = now
+            since[host.incarnation] = (host.lease_us, first_seen)
+            if now - first_seen >= self.patience_s:
+                ripe.append(host.incarnation)
+        self._since = since
+        return ripe

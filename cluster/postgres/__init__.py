@@ -1,0 +1,1 @@
+"""Postgres: the store port in SQL, its schema and migrations, and the start-up guard."""

@@ -1,0 +1,71 @@
+"""What a running turn offers to user code, as a port. The engine implements it; outside turns there is none.
+
+Effects are *recorded* by these methods and performed only when the turn's commit is durable (promise P3).
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from .ids import EntityId
+from .messages import Kind
+
+if TYPE_CHECKING:
+    from .activity import ActivityOptions
+    from .signature import Signature
+
+Mode = Literal["handler", "query", "workflow"]
+
+
+class TurnContext(Protocol):
+    """The turn that is running in this context."""
+
+    entity: EntityId
+    mode: Mode
+
+    def now_us(self) -> int:
+        """Time in microseconds since the epoch; repeatable in a workflow."""
+        ...
+
+    def random(self) -> Random:
+        """Source of chance; repeatable in a workflow."""
+        ...
+
+    def send(self, target: EntityId, kind: Kind, name: str, args: bytes, *, delay_us: int, message_id: str) -> None:
+        """Record a message that leaves with this turn's commit. An empty id gets a fresh one."""
+        ...
+
+    def set_reminder(
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+    ) -> None:
+        """Record a reminder of this entity, replacing one of the same name."""
+        ...
+
+    def cancel_reminder(self, name: str) -> None:
+        """Record that the reminder of this name must not fire any more."""
+        ...
+
+    # The following work in workflows only; other modes raise DurableAwaitInHandler or ReadOnlyViolation.
+
+    async def call(self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int) -> bytes:
+        """Journalled call: the JSON result, or the callee's error raised."""
+        ...
+
+    async def activity(
+        self, name: str, fn: Callable[..., Any], signature: "Signature", args: bytes, options: "ActivityOptions"
+    ) -> bytes:
+        """Journalled activity: the JSON result, or ActivityFailed (or the user's error) raised."""
+        ...
+
+    async def receive(self, mailbox: str) -> bytes:
+        """Take the next item of a mailbox, waiting for it without limit."""
+        ...
+
+    async def condition(self, predicate: Callable[[], bool]) -> None:
+        """Wait until `predicate()` is true of the entity's state."""
+        ...
+
+
+current: ContextVar[TurnContext | None] = ContextVar("perdure_turn", default=None)
+"""The running turn, or None outside (and in activities)."""

@@ -1,0 +1,339 @@
+"""`@handler`, `@query`, `@workflow` and `Mailbox`: typed descriptors of an entity class.
+
+On an entity instance they give the ordinary method (so that unit tests and turns call plain functions); on a ref they
+give a call to the entity at that address, wherever it lives. Both have one static type, so that strict mypy and
+pyright check calls, `.send(...)` and `.start(...)` against the method's own signature without generated code.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from .calls import CallOptions, Target, call, send, workflow_call
+from .context import current
+from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
+from .messages import Kind
+from .retry import RetryPolicy
+from .signature import PAYLOAD_BYTES_MAX, Signature, has_nul, validation_problems, where
+
+if TYPE_CHECKING:
+    from .entity import Entity
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+HANDLER_TIMEOUT = timedelta(seconds=30)
+SEND_RETRY = RetryPolicy(initial=timedelta(milliseconds=100), maximum=timedelta(seconds=10), attempts=5)
+
+
+class Method(Generic[P, R]):
+    """What handlers, queries and workflows have in common: a name, a function and a signature."""
+
+    word = "method"
+    must_be_async = True
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        if isinstance(fn, Method):
+            raise DefinitionError(f"@{self.word} on {fn.fn.__qualname__} at {where(fn.fn)}: already a @{fn.word}")
+        if not inspect.isfunction(fn):
+            raise DefinitionError(f"@{self.word} decorates a method of an entity class, not {fn!r}")
+        if not inspect.iscoroutinefunction(fn):
+            raise DefinitionError(
+                f"{fn.__qualname__} at {where(fn)}: a @{self.word} is `async def`; write `async def {fn.__name__}(...)`"
+            )
+        self.fn = fn
+        self.name = fn.__name__
+        self.__doc__ = fn.__doc__
+        self.signature = Signature(fn, fn.__qualname__, has_self=True)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.word} {self.fn.__qualname__} at {where(self.fn)}>"
+
+
+class Handler(Method[P, R]):
+    """A handler as declared on the class."""
+
+    word = "handler"
+
+    def __init__(self, fn: Callable[..., Any], *, timeout: timedelta, retry: RetryPolicy) -> None:
+        super().__init__(fn)
+        if timeout <= timedelta(0):
+            raise DefinitionError(f"{fn.__qualname__} at {where(fn)}: timeout must be longer than zero")
+        self.timeout_s = timeout.total_seconds()
+        self.retry = retry
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> "BoundHandler[P, R]": ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else BoundHandler(self, instance)
+
+
+class Query(Method[P, R]):
+    """A query as declared on the class."""
+
+    word = "query"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> "BoundQuery[P, R]": ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else BoundQuery(self, instance)
+
+
+class Workflow(Method[P, R]):
+    """A workflow as declared on the class."""
+
+    word = "workflow"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> "BoundWorkflow[P, R]": ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else BoundWorkflow(self, instance)
+
+
+@dataclass(frozen=True)
+class BoundHandler(Generic[P, R]):
+    """A handler of one entity: await it, or `.send(...)` it."""
+
+    method: Handler[P, R]
+    target: "Entity | Target"
+    options_: CallOptions = CallOptions()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Call it: the result, once the turn is durable. Applied exactly once.
+
+        On an entity instance (in a turn of that entity, in a unit test) it is the plain method.
+        """
+        if not isinstance(self.target, Target):
+            return self.method.fn(self.target, *args, **kwargs)  # type: ignore[no-any-return]
+        return call(self.target, Kind.CALL, self.method, args, kwargs, self.options_)
+
+    async def send(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """One-way: returns once the message is durable. In a turn it leaves with that turn's commit."""
+        await send(Target.of(self.target), Kind.SEND, self.method, args, kwargs, self.options_)
+
+    def options(
+        self,
+        *,
+        timeout: timedelta | float | None = None,
+        delay: timedelta | float | None = None,
+        idempotency_key: str = "",
+    ) -> "BoundHandler[P, R]":
+        """The same handler with options for this use.
+
+        timeout: how long the caller waits for the answer. delay: deliver a `.send` not before this time from now.
+        idempotency_key: repeats with this key get the first outcome (for 24 h by default). Numbers are seconds.
+        """
+        return replace(self, options_=CallOptions.of(timeout=timeout, delay=delay, idempotency_key=idempotency_key))
+
+
+@dataclass(frozen=True)
+class BoundQuery(Generic[P, R]):
+    """A query of one entity: await it."""
+
+    method: Query[P, R]
+    target: "Entity | Target"
+    options_: CallOptions = CallOptions()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """The answer, from committed state. Also while the entity sleeps and after its workflows have ended."""
+        if not isinstance(self.target, Target):
+            return self.method.fn(self.target, *args, **kwargs)  # type: ignore[no-any-return]
+        return call(self.target, Kind.QUERY, self.method, args, kwargs, self.options_)
+
+    def options(self, *, timeout: timedelta | float) -> "BoundQuery[P, R]":
+        """The same query with another time limit for the caller's wait (numbers are seconds)."""
+        return replace(self, options_=CallOptions.of(timeout=timeout))
+
+
+@dataclass(frozen=True)
+class BoundWorkflow(Generic[P, R]):
+    """A workflow of one entity: start it, wait for its result, cancel it. Awaiting it starts it and waits."""
+
+    method: Workflow[P, R]
+    target: "Entity | Target"
+    options_: CallOptions = CallOptions()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Start it (or join the run with equal input) and wait for the result.
+
+        In a workflow of another entity: a child, journalled. On an entity instance: the plain method.
+        """
+        if not isinstance(self.target, Target):
+            return self.method.fn(self.target, *args, **kwargs)  # type: ignore[no-any-return]
+        return workflow_call(self.target, self.method, args, kwargs, self.options_)
+
+    async def start(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Start a run; returns its id once the start is durable (in a turn: records it and returns "").
+
+        With equal input this is the same run, also after it has ended. Raises AlreadyStarted for other input.
+        """
+        return await send(Target.of(self.target), Kind.START, self.method, args, kwargs, self.options_)
+
+    async def result(self, timeout: timedelta | float | None = None) -> R:
+        """Wait for the run's result. Raises WorkflowFailed (or a subclass), NoSuchRun, CallTimeout."""
+        options = self.options_ if timeout is None else CallOptions.of(timeout=timeout)
+        return await call(Target.of(self.target), Kind.RESULT, self.method, (), {}, options)  # type: ignore[no-any-return]
+
+    async def cancel(self) -> None:
+        """Ask the run to end: CancelledError is raised at its await, its `finally` blocks may await durably.
+
+        Does nothing to a run that has ended. Raises NoSuchRun.
+        """
+        await send(Target.of(self.target), Kind.CANCEL, self.method, (), {}, self.options_)
+
+    async def terminate(self, reason: str = "") -> None:
+        """End the run at once without running any more of its code. Raises NoSuchRun."""
+        await send(Target.of(self.target), Kind.TERMINATE, self.method, (reason,), {}, self.options_)
+
+    def options(
+        self, *, timeout: timedelta | float | None = None, idempotency_key: str = "", restart: bool = False
+    ) -> "BoundWorkflow[P, R]":
+        """The same workflow with options for this use.
+
+        restart: start a new run if the last one has ended, whatever its input was.
+        """
+        options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
+        return replace(self, options_=replace(options, restart=restart))
+
+
+class Mailbox(Generic[T]):
+    """A durable mailbox of an entity class: `decision = Mailbox(Decision)`.
+
+    Anybody may send at any time, before or after somebody waits; a workflow of the entity receives the items in
+    order, each once.
+    """
+
+    def __init__(self, item: type[T]) -> None:
+        self.item = item
+        self.name = ""
+        self._adapter: TypeAdapter[T] | None = None
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> "BoundMailbox[T]": ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else BoundMailbox(self, instance)
+
+    @property
+    def adapter(self) -> TypeAdapter[T]:
+        """Validator and serialiser of items."""
+        if self._adapter is None:
+            self._adapter = TypeAdapter(self.item)
+        return self._adapter
+
+    def dump(self, item: object) -> bytes:
+        """An item as JSON. Raises InvalidArguments, PayloadTooLarge."""
+        try:
+            data = self.adapter.dump_json(self.adapter.validate_python(item, strict=True))
+        except ValidationError as error:
+            raise self._invalid(error) from None
+        except (PydanticSerializationError, UnicodeError) as error:
+            raise InvalidArguments(f"mailbox {self.name}: the item cannot be written as JSON: {error}") from None
+        if len(data) > PAYLOAD_BYTES_MAX:
+            raise PayloadTooLarge(
+                f"mailbox {self.name}: the item is {len(data)} bytes; the limit is {PAYLOAD_BYTES_MAX}"
+            )
+        if has_nul(data):
+            raise InvalidArguments(f"mailbox {self.name}: the item holds a NUL character, which cannot be stored")
+        return data
+
+    def load(self, data: bytes) -> T:
+        """An item from JSON. Raises InvalidArguments."""
+        try:
+            return self.adapter.validate_json(data, strict=True)
+        except ValidationError as error:
+            raise self._invalid(error) from None
+
+    def _invalid(self, error: ValidationError) -> InvalidArguments:
+        problems = validation_problems(error)
+        text = "; ".join(f"{p['field'] or 'item'}: {p['message']}" for p in problems)
+        return InvalidArguments(f"mailbox {self.name}: wrong item: {text}", errors=problems)
+
+
+@dataclass(frozen=True)
+class BoundMailbox(Generic[T]):
+    """A mailbox of one entity."""
+
+    mailbox: Mailbox[T]
+    target: "Entity | Target"
+    options_: CallOptions = CallOptions()
+
+    async def send(self, item: T) -> None:
+        """Put an item in; returns once it is durable. In a turn it leaves with that turn's commit."""
+        target = Target.of(self.target)
+        await send(target, Kind.SIGNAL, self.mailbox, (item,), {}, self.options_)
+
+    async def receive(self) -> T:
+        """Take the next item, waiting without limit (use `asyncio.timeout`). In a workflow of this entity only."""
+        turn = current.get()
+        if turn is None or turn.mode != "workflow" or isinstance(self.target, Target):
+            raise NotInWorkflow(f"mailbox {self.mailbox.name}: receive() works only in a workflow of its own entity")
+        return self.mailbox.load(await turn.receive(self.mailbox.name))
+
+    def options(self, *, idempotency_key: str) -> "BoundMailbox[T]":
+        """The same mailbox; repeated sends with this key put the item in once."""
+        return replace(self, options_=CallOptions.of(idempotency_key=idempotency_key))
+
+
+S = TypeVar("S")
+
+
+class _HandlerDecorator:
+    def __init__(self, timeout: timedelta, retry: RetryPolicy) -> None:
+        self._timeout = timeout
+        self._retry = retry
+
+    def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]:
+        return Handler(fn, timeout=self._timeout, retry=self._retry)
+
+
+@overload
+def handler(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]: ...
+@overload
+def handler(*, timeout: timedelta = ..., retry: RetryPolicy = ...) -> _HandlerDecorator: ...
+def handler(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    timeout: timedelta = HANDLER_TIMEOUT,
+    retry: RetryPolicy = SEND_RETRY,
+) -> Any:
+    """Declare a handler: one exclusive, atomic turn. If it raises, it has changed nothing.
+
+    It may await ordinary asyncio code and has no determinism rule; it cannot await other entities or activities
+    (that is what workflows are for) but may `.send` to them.
+
+    timeout: after this time the turn is cancelled and rolled back. retry: for one-way messages whose turn raised;
+    after the last attempt they become dead letters. Callers of a call get the error at once.
+    """
+    decorate = _HandlerDecorator(timeout, retry)
+    return decorate if fn is None else decorate(fn)
+
+
+def query(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]:
+    """Declare a query: reads committed state, changes nothing; answers also while the entity sleeps or has ended."""
+    return Query(fn)
+
+
+def workflow(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]:
+    """Declare a workflow: durable across awaits; handlers run in between. At most one live run per entity."""
+    return Workflow(fn)

@@ -1,0 +1,232 @@
+"""Executing activities: attempts, time limits, retries.
+
+Attempts run on an event loop in a thread of its own (`async def`) or in a pool of threads (`def`), so that user code
+that blocks cannot stall the host. An attempt starts only after the commit that asked for it (P3). Its outcome becomes a
+message to the entity; until that is committed a crash repeats the attempt with the same idempotency key (P7).
+"""
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from ..activity import ActivityInfo, ActivityOptions, running_as
+from ..errors import ActivityTimeout, ApplicationError, error_body
+from ..ids import EntityId
+from ..messages import encode_json
+from ..signature import Signature
+from .journal import Event, EventKind
+from .settings import EngineSettings
+
+log = logging.getLogger("perdure.activities")
+
+
+@dataclass(slots=True)
+class ActivityCall:
+    """One activity operation of one run, from its first attempt to its outcome."""
+
+    entity: EntityId
+    shard: int
+    operation: str
+    number: int
+    name: str
+    fn: Callable[..., Any]
+    is_async: bool
+    signature: Signature
+    args: bytes
+    options: ActivityOptions
+    attempt: int
+    """The attempt that is under way or comes next, from 1."""
+    first_us: int
+    """When the first attempt started; 0 = not yet."""
+
+    @property
+    def info(self) -> ActivityInfo:
+        """What `activity_info()` answers during this attempt."""
+        return ActivityInfo(
+            entity=self.entity,
+            activity=self.name,
+            operation=self.operation,
+            attempt=self.attempt,
+            idempotency_key=f"{self.entity}/{self.operation}",
+        )
+
+
+class ActivityPool(Protocol):
+    """Runs attempts somewhere else (Ray tasks with resources)."""
+
+    async def run(self, call: ActivityCall) -> bytes:
+        """The JSON result of one attempt; raises what the activity raised."""
+        ...
+
+
+class ActivityRunner:
+    """Runs attempts; `finished(call, result, error)` is called on the host's loop, in batches.
+
+    `start` and `cancel` belong to the host's loop.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        finished: Callable[[ActivityCall, bytes | None, BaseException | None], None],
+        pool: ActivityPool | None = None,
+    ) -> None:
+        self._settings = settings
+        self._finished = finished
+        self._pool = pool
+        self._host_loop: asyncio.AbstractEventLoop
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread | None = None
+        self._threads: ThreadPoolExecutor
+        self._limit: asyncio.Semaphore
+        self._inbound: deque[ActivityCall | str] = deque()
+        self._outbound: deque[tuple[ActivityCall, bytes | None, BaseException | None]] = deque()
+        self._inbound_signalled = False
+        self._outbound_signalled = False
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.running = 0
+
+    def open(self) -> None:
+        """Start the thread."""
+        self._host_loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(self._settings.activity_threads, thread_name_prefix="perdure-activity")
+        started = threading.Event()
+
+        def main() -> None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+            self._limit = asyncio.Semaphore(self._settings.activities_max)
+            self._loop.call_soon(started.set)
+            self._loop.run_forever()
+            self._loop.close()
+
+        self._thread = threading.Thread(target=main, name="perdure activities", daemon=True)
+        self._thread.start()
+        started.wait()
+
+    def close(self) -> None:
+        """Cancel every attempt and stop the thread."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+
+        def stop() -> None:
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+
+            async def finish() -> None:
+                await asyncio.wait(tasks, timeout=2.0)
+                self._loop.stop()
+
+            if tasks:
+                self._stopping = self._loop.create_task(finish())
+            else:
+                self._loop.stop()
+
+        self._loop.call_soon_threadsafe(stop)
+        thread.join(timeout=5.0)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, call: ActivityCall) -> None:
+        """Run the next attempt."""
+        self.running += 1
+        self._hand_over(call)
+
+    def cancel(self, operation: str) -> None:
+        """Cancel the attempt of this operation, if one is under way. `operation`: `Type/key#address`."""
+        self._hand_over(operation)
+
+    def _hand_over(self, what: ActivityCall | str) -> None:
+        self._inbound.append(what)
+        if not self._inbound_signalled:
+            self._inbound_signalled = True
+            self._loop.call_soon_threadsafe(self._take)
+
+    # --- on the activity loop ---
+
+    def _take(self) -> None:
+        self._inbound_signalled = False
+        while self._inbound:
+            what = self._inbound.popleft()
+            if isinstance(what, str):
+                task = self._tasks.get(what)
+                if task is not None:
+                    task.cancel()
+                continue
+            key = f"{what.entity}#{what.operation}"
+            context = contextvars.Context()
+            task = self._loop.create_task(self._attempt(what), context=context)
+            self._tasks[key] = task
+            task.add_done_callback(lambda task, key=key: self._tasks.pop(key, None))
+
+    async def _attempt(self, call: ActivityCall) -> None:
+        result: bytes | None = None
+        error: BaseException | None = None
+        try:
+            async with self._limit:
+                result = await self._execute(call)
+        except BaseException as raised:  # noqa: BLE001 - user code; the policy decides
+            error = raised
+        self._outbound.append((call, result, error))
+        if not self._outbound_signalled:
+            self._outbound_signalled = True
+            self._host_loop.call_soon_threadsafe(self._give_back)
+
+    async def _execute(self, call: ActivityCall) -> bytes:
+        limit = call.options.timeout
+        limit_s = None if limit is None else limit.total_seconds()
+        try:
+            async with asyncio.timeout(limit_s) as scope:
+                if call.options.resources:
+                    if self._pool is None:
+                        raise ApplicationError(
+                            f"activity {call.name} wants resources {dict(call.options.resources)}, but there is no Ray here",
+                            non_retryable=True,
+                        )
+                    return await self._pool.run(call)
+                kwargs = call.signature.load_arguments(call.args)
+                running_as(call.info)
+                if call.is_async:
+                    value = await call.fn(**kwargs)
+                else:
+                    context = contextvars.copy_context()
+                    value = await self._loop.run_in_executor(self._threads, lambda: context.run(call.fn, **kwargs))
+                return call.signature.dump_result(value)
+        except TimeoutError:
+            if scope.expired():
+                raise ActivityTimeout(
+                    f"{call.entity}: attempt {call.attempt} of activity {call.name} took longer than {limit_s:g} s"
+                ) from None
+            raise
+
+    # --- on the host's loop ---
+
+    def _give_back(self) -> None:
+        self._outbound_signalled = False
+        while self._outbound:
+            call, result, error = self._outbound.popleft()
+            self.running -= 1
+            self._finished(call, result, error)
+
+
+def success(call: ActivityCall, result: bytes) -> Event:
+    """The event that tells a run its activity's result."""
+    return Event(EventKind.VALUE, call.number, msgspec.Raw(result))
+
+
+def failure(call: ActivityCall, error: BaseException) -> Event:
+    """The event that tells a run that its activity failed for good.
+
+    The workflow sees an exception of the class that the activity raised, where that can be found by name; else
+    ActivityFailed or ApplicationError with its text.
+    """
+    return Event(EventKind.ERROR, call.number, msgspec.Raw(encode_json(error_body(error))))

@@ -1,0 +1,183 @@
+"""Group commit: everything that became dirty while the previous commit was in flight goes into the next one.
+
+Promises P1–P4 rest here. One commit at a time, so that consecutive writes of one entity reach the store in order.
+What can happen to a commit:
+
+* it succeeds: every activation in it lets its outputs go;
+* `WriteConflict`: nothing was written. The entities named are dropped and reloaded; the others are dirty again;
+* `StoreUnavailable`: it may or may not have been written. All activations in it are dropped; their messages run again
+  on what the store then holds, after looking up which have an outcome. Commits are tried again with back-off;
+* `HostFenced`: this host may never commit again. The engine stops.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..ids import EntityId
+from ..store.port import HostFenced, StoreUnavailable, WriteConflict
+from ..store.rows import AttemptRow, Batch
+from .deliveries import Delivery
+
+if TYPE_CHECKING:
+    from .activation import Activation
+    from .engine import Engine
+
+log = logging.getLogger("perdure.engine")
+
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Committer:
+    """The one writer of a host. Owned by its engine."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._dirty: dict[EntityId, Activation] = {}
+        self._arrivals: deque[tuple[Activation, Delivery]] = deque()
+        self._attempts: deque[tuple[EntityId, int, AttemptRow]] = deque()
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self.commits = 0
+        self.written = 0
+        self.failures = 0
+
+    def start(self) -> None:
+        """Begin committing."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure committer")
+
+    async def stop(self) -> None:
+        """Stop where it is: an unfinished commit is abandoned (its outcome is unknown, as after a crash)."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def dirty(self, activation: "Activation") -> None:
+        """The activation has something to write."""
+        self._dirty[activation.id] = activation
+        self._wanted.set()
+        self._idle.clear()
+
+    def persist(self, activation: "Activation", delivery: Delivery) -> None:
+        """Write this accepted one-way message into the inbox."""
+        if not delivery.is_stored and not delivery.is_storing:
+            delivery.is_storing = True
+            self._arrivals.append((activation, delivery))
+            self._wanted.set()
+            self._idle.clear()
+
+    def note_attempt(self, entity: EntityId, shard: int, row: AttemptRow) -> None:
+        """Write down that an activity is being retried."""
+        self._attempts.append((entity, shard, row))
+        self._wanted.set()
+        self._idle.clear()
+
+    async def drained(self) -> None:
+        """Wait until nothing is dirty."""
+        await self._idle.wait()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            if await self._commit_once():
+                failures = 0
+            else:
+                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                failures += 1
+                self._wanted.set()
+            if not (self._dirty or self._arrivals or self._attempts):
+                self._idle.set()
+            else:
+                self._wanted.set()
+
+    async def _commit_once(self) -> bool:
+        """One group commit. False if the store is not available."""
+        batch, activations, arrivals = self._collect()
+        if not (batch.writes or batch.arrivals or batch.attempts):
+            return True
+        engine = self._engine
+        try:
+            database_us = await engine.store.commit(batch)
+        except WriteConflict as conflict:
+            log.warning("group commit conflicts: %s", conflict)
+            self._conflicted(conflict, activations, arrivals)
+            return True
+        except HostFenced as fenced:
+            engine.fenced(str(fenced))
+            return True
+        except StoreUnavailable as problem:
+            self.failures += 1
+            log.warning("group commit failed: %s", problem)
+            self._attempts.extend(batch.attempts)
+            self._lost(activations, arrivals)
+            return False
+        except Exception:
+            log.exception("group commit failed unexpectedly; %d entities start again", len(activations))
+            self.failures += 1
+            self._lost(activations, arrivals)
+            return False
+        self.commits += 1
+        self.written += len(batch.writes)
+        engine.clock.observe(database_us, engine.monotonic())
+        for activation in activations:
+            if not activation.is_dead:
+                activation.committed()
+                if activation.write is not None:
+                    self._dirty[activation.id] = activation
+                engine.after_commit(activation)
+        for activation, delivery in arrivals:
+            delivery.is_stored, delivery.is_storing = True, False
+            delivery.acknowledge(activation.durable)
+        return True
+
+    def _collect(self) -> tuple[Batch, "list[Activation]", "list[tuple[Activation, Delivery]]"]:
+        engine = self._engine
+        batch = Batch(incarnation=engine.incarnation, epochs={}, writes=[])
+        activations: list[Activation] = []
+        arrivals: list[tuple[Activation, Delivery]] = []
+        limit = engine.settings.commit_entities_max
+        while self._dirty and len(activations) < limit:
+            _, activation = self._dirty.popitem()
+            if activation.is_dead or activation.write is None:
+                continue
+            activations.append(activation)
+            batch.writes.append(activation.take())
+            batch.epochs[activation.shard] = engine.epochs_held[activation.shard]
+        while self._arrivals and len(arrivals) < limit:
+            activation, delivery = self._arrivals.popleft()
+            if activation.is_dead or activation.by_id.get(delivery.envelope.id) is not delivery:
+                continue  # consumed meanwhile, or about to be delivered again elsewhere
+            arrivals.append((activation, delivery))
+            batch.arrivals.append((activation.shard, delivery.envelope))
+            batch.epochs[activation.shard] = engine.epochs_held[activation.shard]
+        while self._attempts:
+            entity, shard, row = self._attempts.popleft()
+            if shard in engine.epochs_held:
+                batch.attempts.append((entity, shard, row))
+                batch.epochs[shard] = engine.epochs_held[shard]
+        return batch, activations, arrivals
+
+    def _conflicted(
+        self, conflict: WriteConflict, activations: "list[Activation]", arrivals: "list[tuple[Activation, Delivery]]"
+    ) -> None:
+        named = set(conflict.entities)
+        guilty = [a for a in activations if a.id in named] or activations
+        for activation in guilty:
+            self._engine.drop(activation)
+        for activation in activations:
+            if not activation.is_dead:
+                activation.undo_take()
+                self._dirty[activation.id] = activation
+        for activation, delivery in arrivals:
+            delivery.is_storing = False
+            self.persist(activation, delivery)
+        self._wanted.set()
+
+    def _lost(self, activations: "list[Activation]", arrivals: "list[tuple[Activation, Delivery]]") -> None:
+        for activation in {*activations, *(a for a, _ in arrivals)}:
+            self._engine.drop(activation)

@@ -1,0 +1,198 @@
+"""What can wait in an activation's mailbox, and small pure helpers of turns."""
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from ..context import Mode
+from ..errors import (
+    DurableAwaitInHandler,
+    ErrorBody,
+    HandlerFailed,
+    PerdureError,
+    ReadOnlyViolation,
+    WorkflowCancelled,
+    WorkflowFailed,
+    error_body,
+)
+from ..ids import EntityId, fingerprint
+from ..messages import Envelope, Kind, Reply, Status, encode_json
+from ..store.rows import ReminderRow
+from .effects import Effects
+from .journal import Event
+
+if TYPE_CHECKING:
+    from .activities import ActivityCall
+    from .run import Run
+
+Respond = Callable[[Reply], None]
+
+_ONE_WAY = (Kind.SEND, Kind.SIGNAL, Kind.REPLY)
+
+
+class Delivery:
+    """A message in a mailbox."""
+
+    __slots__ = (
+        "also", "attempts", "envelope", "fingerprint", "fired", "is_one_way", "is_stored", "is_storing",
+        "needs_lookup", "problem", "respond",
+    )  # fmt: skip
+
+    def __init__(self, envelope: Envelope, respond: Respond | None, *, is_stored: bool = False) -> None:
+        self.envelope = envelope
+        self.respond = respond
+        self.also: list[Respond] = []
+        """Repeats of the same message that wait for the same outcome."""
+        self.is_stored = is_stored
+        """Its inbox row is durable: it has been acknowledged."""
+        self.is_storing = False
+        """Its inbox row is being written."""
+        self.is_one_way = envelope.kind in _ONE_WAY
+        self.needs_lookup = envelope.is_retry
+        self.attempts = 0
+        self.fired: ReminderRow | None = None
+        self.problem: PerdureError | None = None
+        self.fingerprint = fingerprint(envelope.name.encode(), envelope.args)
+
+    def reply(self, status: Status, body: bytes, version: int) -> None:
+        """Answer everybody who waits for it; later calls do nothing."""
+        waiting, self.respond = self.respond, None
+        also, self.also = self.also, []
+        if waiting is not None:
+            waiting(Reply(self.envelope.id, status, body, version))
+        for respond in also:
+            respond(Reply(self.envelope.id, status, body, version))
+
+    def acknowledge(self, version: int) -> None:
+        """A one-way message is durable: tell whoever waits for that."""
+        if self.is_one_way:
+            self.reply(Status.ACCEPTED, b"null", version)
+
+
+class ActivityDone:
+    """An activity has its outcome."""
+
+    __slots__ = ("call", "event")
+
+    def __init__(self, call: "ActivityCall", event: Event) -> None:
+        self.call = call
+        self.event = event
+
+
+class Fire:
+    """A reminder or timer is due."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: ReminderRow) -> None:
+        self.row = row
+
+
+class CheckConditions:
+    """A turn has made a condition of this run true."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: "Run") -> None:
+        self.run = run
+
+
+Item = Delivery | ActivityDone | Fire | CheckConditions
+
+
+class HandlerContext:
+    """`TurnContext` of a handler or query."""
+
+    __slots__ = ("_host", "effects", "entity", "is_closed", "mode")
+
+    def __init__(self, entity: EntityId, mode: Mode, host: Any) -> None:
+        self.entity = entity
+        self.mode: Mode = mode
+        self.effects = Effects()
+        self.is_closed = False
+        self._host = host
+
+    def _open(self) -> Effects:
+        if self.is_closed:
+            raise DurableAwaitInHandler(
+                f"{self.entity}: the turn has ended; a task that outlives its handler can neither send nor remind"
+            )
+        if self.mode == "query":
+            raise ReadOnlyViolation(f"{self.entity}: a query cannot send, start or remind")
+        return self.effects
+
+    def now_us(self) -> int:
+        return int(self._host.now_us())
+
+    def random(self) -> Random:
+        return Random()  # noqa: S311 - handlers need no repeatable chance; this is the ordinary one
+
+    def send(self, target: EntityId, kind: Kind, name: str, args: bytes, *, delay_us: int, message_id: str) -> None:
+        self._open().send(target, kind, name, args, delay_us=delay_us, message_id=message_id)
+
+    def set_reminder(
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+    ) -> None:
+        self._open().set_reminder(
+            name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all
+        )
+
+    def cancel_reminder(self, name: str) -> None:
+        self._open().cancel_reminder(name)
+
+    async def call(self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int) -> bytes:
+        raise self._needs_workflow(f"called {target}.{name}")
+
+    async def activity(self, name: str, fn: Any, signature: Any, args: bytes, options: Any) -> bytes:
+        raise self._needs_workflow(f"awaited the activity {name}")
+
+    async def receive(self, mailbox: str) -> bytes:
+        raise self._needs_workflow(f"waited for the mailbox {mailbox}")
+
+    async def condition(self, predicate: Callable[[], bool]) -> None:
+        raise self._needs_workflow("waited for a condition")
+
+    def _needs_workflow(self, what: str) -> DurableAwaitInHandler:
+        return DurableAwaitInHandler(f"{self.entity}: a {self.mode} {what}; only a @workflow can wait durably")
+
+
+def failure_body(what: str, error: BaseException) -> ErrorBody:
+    """What a caller sees of an exception in a handler or query: Perdure's own errors as they are, others wrapped."""
+    if isinstance(error, PerdureError):
+        return error.body()
+    inner = error_body(error)
+    name = type(error).__name__
+    return ErrorBody(
+        HandlerFailed.code,
+        f"{what} raised {name}: {inner.message}",
+        type=name,
+        details={"error_type": name},
+        cause=inner,
+    )
+
+
+def workflow_error(what: str, error: BaseException, *, is_cancelled: bool) -> ErrorBody:
+    """What a caller sees of a run that did not complete."""
+    if is_cancelled:
+        return WorkflowCancelled(f"{what} was cancelled", error_type="CancelledError").body()
+    inner = error_body(error)
+    name = inner.type or type(error).__name__
+    return ErrorBody(
+        WorkflowFailed.code, f"{what} failed: {inner.message}", type=name, details={"error_type": name}, cause=inner
+    )
+
+
+def refused(delivery: Delivery, error: PerdureError) -> None:
+    """Answer with an error that was found before the message was accepted."""
+    delivery.reply(Status.ERROR, encode_json(error.body()), 0)
+
+
+def occurrence_after(row: ReminderRow, now_us: int) -> int:
+    """Due time of the next occurrence of a recurring reminder after this one has fired.
+
+    Occurrences keep their grid (no drift). With catch-up "one" those missed meanwhile are skipped.
+    """
+    following = row.due_us + row.every_us
+    if row.catch_up_all or following > now_us:
+        return following
+    return following + (now_us - following) // row.every_us * row.every_us + row.every_us

@@ -1,0 +1,94 @@
+"""What a run's journal holds: one entry per resume, enough to rebuild the coroutine by running its code again.
+
+An entry says when the resume was (`now_us`), which events it fed in (in order), which operations the code then asked
+for, and how the entity's state had changed since the run last looked. Replaying all entries in order, executing
+nothing, gives the same coroutine, waiting for the same operations.
+
+Not in the journal because it follows from it: conditions that the run's own step made true, cancelled operations,
+time, chance, and messages sent (they have numbers, so that a change of code is noticed, but are not sent again).
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class EventKind(StrEnum):
+    """What happened to a run."""
+
+    START = "start"
+    CANCEL = "cancel"
+    VALUE = "value"
+    """The operation has this result (JSON)."""
+    ERROR = "error"
+    """The operation failed with this ErrorBody."""
+    FIRED = "fired"
+    """The timer is due."""
+    TRUE = "true"
+    """The condition became true through another turn."""
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """One thing fed into a run; `operation` is -1 for START and CANCEL."""
+
+    kind: EventKind
+    operation: int = -1
+    value: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class OperationKind(StrEnum):
+    """What a run can ask for. SEND and REMIND are done with their turn; the others have an outcome."""
+
+    ACTIVITY = "activity"
+    TIMER = "timer"
+    CONDITION = "condition"
+    RECEIVE = "receive"
+    CALL = "call"
+    SEND = "send"
+    REMIND = "remind"
+
+
+class Scheduled(msgspec.Struct, frozen=True, array_like=True):
+    """An operation that the code asked for: what replay compares."""
+
+    number: int
+    kind: OperationKind
+    name: str
+
+    def __str__(self) -> str:
+        return f"#{self.number} {self.kind} {self.name}".rstrip()
+
+
+class Entry(msgspec.Struct, omit_defaults=True):
+    """One resume."""
+
+    now_us: int
+    events: list[Event]
+    operations: list[Scheduled] = []
+    detached: bool = False
+    """Another turn of the entity ran since the run's last resume: its fields are fresh copies from here on."""
+    state: msgspec.Raw = msgspec.Raw(b"")
+    """State as of this resume, if it differs from what the run saw last (empty: it does not)."""
+
+
+class ReplayMismatch(Exception):
+    """The code does not ask for what the journal recorded."""
+
+    def __init__(self, recorded: str, expected: str, number: int) -> None:
+        super().__init__(f"journal entry {number}: recorded {recorded}, but the current code asks for {expected}")
+        self.recorded = recorded
+        self.expected = expected
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Entry)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """JSON of an entry."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Inverse of encode_entry. Raises msgspec.DecodeError."""
+    return _decoder.decode(data)

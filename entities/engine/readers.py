@@ -1,0 +1,303 @@
+"""Reading the store for the engine, batched: loads, inboxes, outcomes, what is due, what was left waiting.
+
+Each reader is one task that serves whatever has been asked for since its last query, so that a thousand activations
+cost a handful of queries. If the store is not available they try again with back-off; what they serve waits.
+
+A wake-up may get lost (its host died, the network dropped it), so shards with messages waiting are also looked for at a
+low frequency, and every gained shard is searched for work: messages, activities under way. Timers come from the wheel.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ..errors import IdempotencyMismatch
+from ..ids import EntityId
+from ..messages import Status, encode_json
+from ..store.port import StoreUnavailable
+from ..store.rows import HistoryRow
+from .deliveries import Delivery
+
+if TYPE_CHECKING:
+    from .activation import Activation
+    from .engine import Engine
+
+log = logging.getLogger("perdure.engine")
+
+RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+LOOKUPS_MAX = 1_000
+CONSUMED_KEPT = 4_096
+
+
+class Readers:
+    """The reading side of one engine."""
+
+    inbox_max = 1_000
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loads: dict[EntityId, None] = {}
+        self._mail: dict[EntityId, None] = {}
+        self._lookups: deque[tuple[Activation, Delivery]] = deque()
+        self._parked: deque[tuple[EntityId, str]] = deque()
+        self._gained: set[int] = set()
+        self._load_wanted = asyncio.Event()
+        self._mail_wanted = asyncio.Event()
+        self._lookup_wanted = asyncio.Event()
+        self._park_wanted = asyncio.Event()
+        self._gained_wanted = asyncio.Event()
+        self._window_wanted = asyncio.Event()
+        self._mail_queries = 0
+        self._consumed: dict[EntityId, set[str]] = {}
+
+    def start(self) -> None:
+        """Begin serving."""
+        services: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = [
+            ("loads", self._serve_loads),
+            ("mail", self._serve_mail),
+            ("lookups", self._serve_lookups),
+            ("parked", self._serve_parked),
+            ("rehydrate", self._serve_gained),
+            ("poll", self._serve_poll),
+            ("timers", self._serve_timers),
+            ("window", self._serve_window),
+            ("sweep", self._serve_sweep),
+            ("prune", self._serve_prune),
+        ]
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._guard(name, serve), name=f"perdure {name}") for name, serve in services]
+
+    async def stop(self) -> None:
+        """End all of them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _guard(self, name: str, serve: Callable[[], Awaitable[None]]) -> None:
+        """A service never ends by an error: it is logged and begins again."""
+        failures = 0
+        while True:
+            try:
+                await serve()
+                failures = 0
+            except StoreUnavailable as problem:
+                log.warning("%s: %s", name, problem)
+                await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+                failures += 1
+            except Exception:
+                log.exception("%s failed", name)
+                await asyncio.sleep(RETRY_S[-1])
+
+    # --- what can be asked for ---
+
+    def load(self, entity: EntityId) -> None:
+        """Read an entity."""
+        self._loads[entity] = None
+        self._load_wanted.set()
+
+    def fetch_mail(self, entity: EntityId) -> None:
+        """Read the inbox of an active entity."""
+        self._mail[entity] = None
+        self._mail_wanted.set()
+
+    def look_up(self, activation: "Activation", delivery: Delivery) -> None:
+        """Find out whether a message has an outcome already."""
+        self._lookups.append((activation, delivery))
+        self._lookup_wanted.set()
+
+    def note_parked(self, entity: EntityId, reason: str) -> None:
+        """Write down for people why an entity cannot be loaded."""
+        self._parked.append((entity, reason))
+        self._park_wanted.set()
+
+    def gained(self, shards: set[int]) -> None:
+        """Search these shards for work."""
+        self._gained |= shards
+        self._gained_wanted.set()
+        self.read_window_soon()
+
+    def lost(self, shards: set[int]) -> None:
+        """Do not search these shards any more."""
+        self._gained -= shards
+
+    def read_window_soon(self) -> None:
+        """Read what is due again."""
+        self._engine.wheel.horizon_us = 0
+        self._window_wanted.set()
+
+    # --- mail that was consumed while it was being read ---
+
+    def remember_consumed(self, activation: "Activation") -> None:
+        """Called after each commit: ids that a query which is under way may still bring."""
+        if not self._mail_queries:
+            if self._consumed:
+                self._consumed.clear()
+            return
+        ids = self._consumed.setdefault(activation.id, set())
+        ids.update(activation.just_consumed)
+        activation.just_consumed = ()
+
+    def was_consumed(self, activation: "Activation", message_id: str) -> bool:
+        """Whether this message was consumed by a commit that the query may not have seen."""
+        return message_id in self._consumed.get(activation.id, ())
+
+    # --- services ---
+
+    async def _serve_loads(self) -> None:
+        await self._load_wanted.wait()
+        self._load_wanted.clear()
+        while self._loads:
+            wanted = list(self._loads)[: self._engine.settings.load_max]
+            found = await self._engine.store.load(wanted, inbox_max=self.inbox_max)
+            for entity in wanted:
+                self._loads.pop(entity, None)
+            for loaded in found:
+                self._engine.loaded(loaded)
+
+    async def _serve_mail(self) -> None:
+        await self._mail_wanted.wait()
+        self._mail_wanted.clear()
+        while self._mail:
+            wanted = [e for e in list(self._mail)[: self._engine.settings.load_max]]
+            for entity in wanted:
+                self._mail.pop(entity, None)
+            active = [e for e in wanted if e in self._engine.active]
+            for entity in wanted:
+                if entity not in self._engine.active:
+                    self._engine.activate(entity)
+            if not active:
+                continue
+            self._mail_queries += 1
+            try:
+                envelopes = await self._engine.store.inbox(active, per_entity_max=self.inbox_max)
+            except StoreUnavailable:
+                self._mail.update(dict.fromkeys(wanted))
+                self._mail_wanted.set()
+                raise
+            finally:
+                self._mail_queries -= 1
+            self._engine.mail(envelopes, active)
+
+    async def _serve_lookups(self) -> None:
+        await self._lookup_wanted.wait()
+        self._lookup_wanted.clear()
+        while self._lookups:
+            asked = list(self._lookups)[:LOOKUPS_MAX]
+            keys = [(activation.id, delivery.envelope.id) for activation, delivery in asked]
+            found = await self._engine.store.outcomes(keys)
+            for _ in asked:
+                self._lookups.popleft()
+            for (activation, delivery), key in zip(asked, keys, strict=True):
+                if not activation.is_dead:
+                    self._looked_up(activation, delivery, found.get(key))
+
+    def _looked_up(self, activation: "Activation", delivery: Delivery, row: HistoryRow | None) -> None:
+        delivery.needs_lookup = False
+        if row is not None:
+            if delivery in activation.mailbox:
+                activation.mailbox.remove(delivery)
+            activation.by_id.pop(delivery.envelope.id, None)
+            if row.fingerprint != delivery.fingerprint:
+                error = IdempotencyMismatch(
+                    f"{activation.id}.{delivery.envelope.name}: the idempotency key was used before with another payload"
+                )
+                delivery.reply(Status.ERROR, encode_json(error.body()), 0)
+            elif not row.ok:
+                delivery.reply(Status.ERROR, row.outcome, row.version)
+            else:
+                status = Status.ACCEPTED if delivery.is_one_way else Status.OK
+                delivery.reply(status, row.outcome, row.version)
+        self._engine.ready(activation)
+
+    async def _serve_parked(self) -> None:
+        await self._park_wanted.wait()
+        self._park_wanted.clear()
+        while self._parked:
+            entity, reason = self._parked[0]
+            await self._engine.store.park(entity, reason)
+            self._parked.popleft()
+
+    async def _serve_gained(self) -> None:
+        """Rehydration: activate what has work waiting, at a bounded rate."""
+        await self._gained_wanted.wait()
+        self._gained_wanted.clear()
+        engine = self._engine
+        shards, self._gained = self._gained, set()
+        try:
+            await self._poll_mail(shards)
+            after: EntityId | None = None
+            while True:
+                owned = [s for s in shards if s in engine.epochs]
+                page = await engine.store.in_flight(owned, after=after, limit=engine.settings.load_max) if owned else []
+                for entity in page:
+                    if entity not in engine.active:
+                        engine.activate(entity)
+                if len(page) < engine.settings.load_max:
+                    return
+                after = page[-1]
+                await asyncio.sleep(len(page) / engine.settings.rehydrate_per_s)
+        except StoreUnavailable:
+            self._gained |= shards
+            self._gained_wanted.set()
+            raise
+
+    async def _poll_mail(self, shards: set[int]) -> None:
+        engine = self._engine
+        owned = [s for s in shards if s in engine.epochs]
+        if owned:
+            engine.wake(await engine.store.with_mail(owned, limit=engine.settings.load_max * 4))
+
+    async def _serve_poll(self) -> None:
+        await asyncio.sleep(self._engine.settings.mail_poll_s)
+        await self._poll_mail(set(self._engine.epochs))
+
+    async def _serve_timers(self) -> None:
+        wait_s = self._engine.fire_due()
+        self._timer_nudge = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._timer_nudge], timeout=min(wait_s, 0.25))
+
+    async def _serve_window(self) -> None:
+        """Read the next window of what is due before the present one is used up."""
+        engine = self._engine
+        self._window_wanted.clear()
+        if engine.epochs:
+            now_us = engine.now_us()
+            until_us = now_us + round(engine.settings.timer_window_s * 1e6)
+            limit = engine.settings.timer_batch * 2
+            shards = list(engine.epochs)
+            database_us, rows = await engine.store.due(shards, until_us=until_us, limit=limit)
+            engine.clock.observe(database_us, engine.monotonic())
+            horizon_us = rows[-1].due_us if len(rows) >= limit else until_us
+            engine.wheel.loaded([row for row in rows if engine._shard(row.entity) in engine.epochs], horizon_us)  # noqa: SLF001
+            self.nudge_timers()
+            if len(rows) >= limit:
+                # More than fits: go on when most of these are done.
+                while len(engine.wheel) + engine.wheel.handed_out > limit // 2 and not self._window_wanted.is_set():
+                    await asyncio.sleep(0.005)
+                return
+        try:
+            await asyncio.wait_for(self._window_wanted.wait(), engine.settings.timer_window_s / 2)
+        except TimeoutError:
+            pass
+
+    def nudge_timers(self) -> None:
+        """Something may be due sooner than the timer service thinks."""
+        nudge = getattr(self, "_timer_nudge", None)
+        if nudge is not None and not nudge.done():
+            nudge.set_result(None)
+
+    async def _serve_sweep(self) -> None:
+        await asyncio.sleep(min(1.0, self._engine.settings.idle_s / 4 + 0.01))
+        self._engine.sweep()
+
+    async def _serve_prune(self) -> None:
+        settings = self._engine.settings
+        await asyncio.sleep(settings.prune_every_s)
+        while (
+            await self._engine.store.prune(older_than_us=round(settings.history_retention_s * 1e6), limit=10_000)
+            >= 10_000
+        ):
+            await asyncio.sleep(0.05)

@@ -1,0 +1,382 @@
+"""One live workflow run: its coroutine on a deterministic loop, and the operations it waits for.
+
+`Run` is the `TurnContext` of workflow code. It decides nothing about storage: a turn feeds events in (`apply`), then
+reads off what the code asked for (`asked`, `withdrawn`, `effects`) and whether it has ended. `replay` does the same
+with recorded entries and drops what is asked for, comparing it with the record.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from ..context import Mode, current
+from ..errors import (
+    CallCycle,
+    CallTimeout,
+    ErrorBody,
+    InvalidArguments,
+    PerdureError,
+    RunEvicted,
+    error_body,
+    error_from_body,
+    user_error,
+)
+from ..ids import EntityId
+from ..messages import Kind, OperationAddress, decode_error, encode_json
+from ..store.rows import RunRow
+from .effects import Effects
+from .journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, Scheduled
+from .loop import WorkflowLoop, WorkflowTimer
+
+if TYPE_CHECKING:
+    from ..activity import ActivityOptions
+    from ..definition import EntityDefinition
+    from ..entity import Entity
+    from ..signature import Signature
+
+RECEIVERS_MAX = 1_000
+
+
+class _OperationFuture(asyncio.Future[Any]):
+    """A future that tells its run when the code cancels it."""
+
+    operation: "Operation"
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self.operation.run.withdraw(self.operation)
+        return True
+
+
+class Operation:
+    """Something that a run waits for."""
+
+    __slots__ = ("detail", "future", "kind", "name", "number", "run")
+
+    def __init__(self, run: "Run", number: int, kind: OperationKind, name: str, detail: Any) -> None:
+        self.run = run
+        self.number = number
+        self.kind = kind
+        self.name = name
+        self.detail = detail
+        self.future: _OperationFuture | WorkflowTimer
+
+
+class ActivityDetail(msgspec.Struct, frozen=True):
+    """What an activity operation needs to be executed."""
+
+    fn: Callable[..., Any]
+    signature: "Any"
+    args: bytes
+    options: "Any"
+
+
+class CallDetail(msgspec.Struct, frozen=True):
+    """What a call operation sends."""
+
+    target: EntityId
+    kind: Kind
+    name: str
+    args: bytes
+
+
+class Run:
+    """A run in memory. `row` is its stored description."""
+
+    mode: Mode = "workflow"
+
+    def __init__(self, definition: "EntityDefinition", state: "Entity", entity: EntityId, row: RunRow) -> None:
+        self.entity = entity
+        self.row = row
+        self.pending: dict[int, Operation] = {}
+        self.asked: list[Scheduled] = []
+        self.new: list[Operation] = []
+        self.withdrawn: list[Operation] = []
+        self.effects = Effects()
+        self.entries = 0
+        self.next_number = 0
+        self.last_turn = -1
+        """Serial of the last turn of the entity that was this run's."""
+        self.seen = b""
+        """The snapshot that the run saw last."""
+        self.cancel_requested = False
+        self._is_closed = False
+        self._is_replaying = False
+        self._random = Random(row.run_id)  # noqa: S311 - repeatable chance is the point
+        self._loop = WorkflowLoop(self)
+        self._method = definition.workflows[row.workflow]
+        self._state = state
+        self._main: asyncio.Task[Any] | None = None
+        self._context = contextvars.Context()
+        self._context.run(current.set, self)
+
+    # --- feeding ---
+
+    def begin(self, now_us: int) -> None:
+        """Start a resume at this time: forgets what the last one asked for."""
+        self._loop.now_us = max(now_us, self._loop.now_us)
+        self.asked = []
+        self.new = []
+        self.withdrawn = []
+        self.effects = Effects()
+
+    @property
+    def now(self) -> int:
+        """Time of the present resume, µs."""
+        return self._loop.now_us
+
+    def apply(self, event: Event) -> None:
+        """Feed one event in and run the code until it waits. Raises ReplayMismatch if nothing waits for it."""
+        match event.kind:
+            case EventKind.START:
+                kwargs = self._method.signature.load_arguments(self.row.args)
+                self._main = self._loop.create_task(
+                    self._method.fn(self._state, **kwargs),
+                    context=self._context,
+                    name=f"{self.entity}.{self.row.workflow}",
+                )
+            case EventKind.CANCEL:
+                self.cancel_requested = True
+                if self._main is not None:
+                    self._main.cancel()
+            case _:
+                self._complete(event)
+        self._loop.run_until_idle()
+        self._settle_conditions()
+
+    def _complete(self, event: Event) -> None:
+        operation = self.pending.pop(event.operation, None)
+        if operation is None:
+            raise ReplayMismatch(f"the outcome of operation #{event.operation}", "no such operation", self.entries)
+        future = operation.future
+        if isinstance(future, WorkflowTimer):
+            self._loop.fire(future)
+        elif event.kind is EventKind.ERROR:
+            future.set_exception(self._error(operation, decode_error(bytes(event.value))))
+        else:
+            future.set_result(bytes(event.value))
+
+    def _error(self, operation: Operation, body: ErrorBody) -> BaseException:
+        """The exception to raise at the await. A user's own class is found by name where the code can see it."""
+        namespaces = [self._method.fn.__globals__]
+        if isinstance(operation.detail, ActivityDetail):
+            namespaces.insert(0, operation.detail.fn.__globals__)
+            namespaces.insert(
+                0, {c.__name__: c for c in operation.detail.options.retry.non_retryable if isinstance(c, type)}
+            )
+        return user_error(body, namespaces) or error_from_body(body)
+
+    def _settle_conditions(self) -> None:
+        """Conditions that are true of the state now: follows from the state, so it is not journalled."""
+        while True:
+            settled = self._settled_conditions()
+            if not settled:
+                return
+            for operation, problem in settled:
+                del self.pending[operation.number]
+                assert isinstance(operation.future, _OperationFuture)
+                if problem is None:
+                    operation.future.set_result(b"true")
+                else:
+                    operation.future.set_exception(problem)
+            self._loop.run_until_idle()
+
+    def _settled_conditions(self) -> list[tuple[Operation, Exception | None]]:
+        """Conditions that are true now, and those whose predicate raises (raised at their await)."""
+        settled: list[tuple[Operation, Exception | None]] = []
+        for operation in self.pending.values():
+            if operation.kind is OperationKind.CONDITION:
+                try:
+                    if operation.detail():
+                        settled.append((operation, None))
+                except Exception as error:  # noqa: BLE001 - user code
+                    settled.append((operation, error))
+        return settled
+
+    def true_conditions(self) -> list[Event]:
+        """Events for the conditions that another turn has made true."""
+        return [
+            Event(EventKind.TRUE, operation.number)
+            if problem is None
+            else Event(EventKind.ERROR, operation.number, msgspec.Raw(encode_json(error_body(problem))))
+            for operation, problem in self._settled_conditions()
+        ]
+
+    def receivers(self) -> list[Operation]:
+        """Operations that wait for a mailbox item, in order."""
+        return [op for op in self.pending.values() if op.kind is OperationKind.RECEIVE]
+
+    def replay(self, entries: Iterable[Entry], replace_fields: Callable[[bytes | None], None]) -> None:
+        """Rebuild the coroutine from its journal, executing nothing.
+
+        `replace_fields(state)` gives the entity fresh fields (None: fresh copies of its present ones).
+        Raises ReplayMismatch if the code asks for something else than was recorded.
+        """
+        self._is_replaying = True
+        for entry in entries:
+            if self.ended:
+                raise ReplayMismatch(f"a resume by {_names(entry.events)}", "the workflow to have ended", self.entries)
+            if entry.state:
+                replace_fields(bytes(entry.state))
+            elif entry.detached:
+                replace_fields(None)
+            self.begin(entry.now_us)
+            for event in entry.events:
+                self.apply(event)
+            if self.asked != entry.operations:
+                raise _difference(entry.operations, self.asked, self.entries)
+            self.entries += 1
+        self._is_replaying = False
+        self.begin(self.now)
+
+    # --- the end ---
+
+    @property
+    def ended(self) -> bool:
+        """Whether the workflow function has returned or raised."""
+        return self._main is not None and self._main.done()
+
+    def outcome(self) -> tuple[bytes | None, BaseException | None]:
+        """(JSON result, None) or (None, error) of an ended run."""
+        assert self._main is not None
+        if self._main.cancelled():
+            return None, asyncio.CancelledError()
+        error = self._main.exception()
+        if error is not None:
+            return None, error
+        try:
+            return self._method.signature.dump_result(self._main.result()), None
+        except PerdureError as problem:
+            return None, problem
+
+    def close(self) -> None:
+        """Leave memory: closes the coroutine. What its `finally` blocks ask for is refused and has no effect."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.shut()
+
+    def address(self, number: int) -> str:
+        """Address of one of this run's operations."""
+        return str(OperationAddress(self.row.workflow, self.row.run_id, number))
+
+    def waiting_for(self) -> str:
+        """What it waits for, for people."""
+        return ", ".join(f"{op.kind} {op.name}".rstrip() for op in list(self.pending.values())[:5])
+
+    # --- what the code asks for (TurnContext) ---
+
+    def now_us(self) -> int:
+        return self._loop.now_us
+
+    def random(self) -> Random:
+        return self._random
+
+    def _number(self, kind: OperationKind, name: str) -> int:
+        if self._is_closed:
+            raise RunEvicted(
+                f"{self.entity}: the run is leaving memory; this {kind} has no effect and will be repeated when the run "
+                "is activated again"
+            )
+        number = self.next_number
+        self.next_number += 1
+        self.asked.append(Scheduled(number, kind, name))
+        return number
+
+    def _operate(self, kind: OperationKind, name: str, detail: Any = None) -> "_OperationFuture":
+        operation = Operation(self, self._number(kind, name), kind, name, detail)
+        future = _OperationFuture(loop=self._loop)
+        future.operation = operation
+        operation.future = future
+        self.pending[operation.number] = operation
+        self.new.append(operation)
+        return future
+
+    def withdraw(self, operation: Operation) -> None:
+        """The code does not want this operation any more."""
+        if self.pending.pop(operation.number, None) is not None:
+            self.withdrawn.append(operation)
+
+    def timer_wanted(self, timer: WorkflowTimer) -> None:
+        operation = Operation(self, self._number(OperationKind.TIMER, ""), OperationKind.TIMER, "", None)
+        operation.future = timer
+        operation.detail = round(timer.when() * 1e6)
+        timer.number = operation.number
+        self.pending[operation.number] = operation
+        self.new.append(operation)
+
+    def timer_cancelled(self, timer: WorkflowTimer) -> None:
+        operation = self.pending.get(timer.number)
+        if operation is not None:
+            self.withdraw(operation)
+
+    def send(self, target: EntityId, kind: Kind, name: str, args: bytes, *, delay_us: int, message_id: str) -> None:
+        number = self._number(OperationKind.SEND, f"{target.type}.{name}")
+        if not self._is_replaying:
+            self.effects.send(
+                target, kind, name, args, delay_us=delay_us, message_id=message_id or f"{self.row.run_id}:{number}"
+            )
+
+    def set_reminder(
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+    ) -> None:
+        self._number(OperationKind.REMIND, name)
+        if not self._is_replaying:
+            self.effects.set_reminder(
+                name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all
+            )
+
+    def cancel_reminder(self, name: str) -> None:
+        self._number(OperationKind.REMIND, name)
+        if not self._is_replaying:
+            self.effects.cancel_reminder(name)
+
+    async def call(self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int) -> bytes:
+        if kind in (Kind.START, Kind.RESULT):
+            waits = (*self.row.chain, f"{self.entity}#{self.row.workflow}")
+            if f"{target}#{name}" in waits:
+                raise CallCycle(
+                    f"{self.entity}.{self.row.workflow} would wait for itself: {' → '.join(waits)} → {target}#{name}",
+                    chain=[*waits, f"{target}#{name}"],
+                )
+        future = self._operate(OperationKind.CALL, f"{target.type}.{name}", CallDetail(target, kind, name, args))
+        if not timeout_us:
+            return bytes(await future)
+        try:
+            async with asyncio.timeout(timeout_us / 1e6):
+                return bytes(await future)
+        except TimeoutError:
+            raise CallTimeout(
+                f"{self.entity}.{self.row.workflow}: no answer from {target}.{name} within {timeout_us / 1e6:g} s; it "
+                "may have been applied"
+            ) from None
+
+    async def activity(
+        self, name: str, fn: Callable[..., Any], signature: "Signature", args: bytes, options: "ActivityOptions"
+    ) -> bytes:
+        return bytes(await self._operate(OperationKind.ACTIVITY, name, ActivityDetail(fn, signature, args, options)))
+
+    async def receive(self, mailbox: str) -> bytes:
+        if sum(op.kind is OperationKind.RECEIVE for op in self.pending.values()) >= RECEIVERS_MAX:
+            raise InvalidArguments(f"{self.entity}: more than {RECEIVERS_MAX} receive() at once")
+        return bytes(await self._operate(OperationKind.RECEIVE, mailbox))
+
+    async def condition(self, predicate: Callable[[], bool]) -> None:
+        await self._operate(OperationKind.CONDITION, "", predicate)
+
+
+def _names(events: Iterable[Event]) -> str:
+    return ", ".join(f"{event.kind} #{event.operation}" if event.operation >= 0 else event.kind for event in events)
+
+
+def _difference(recorded: list[Scheduled], asked: list[Scheduled], entry: int) -> ReplayMismatch:
+    for index in range(max(len(recorded), len(asked))):
+        was: Scheduled | Literal["nothing more"] = recorded[index] if index < len(recorded) else "nothing more"
+        now: Scheduled | Literal["nothing more"] = asked[index] if index < len(asked) else "nothing more"
+        if was != now:
+            return ReplayMismatch(str(was), str(now), entry)
+    raise AssertionError("equal lists")

@@ -1,0 +1,40 @@
+"""Every bound of the engine, named and defaulted in one place."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Knobs of one host's engine. Times in seconds."""
+
+    mailbox_max: int = 10_000
+    """Messages waiting for one entity; beyond it they are refused as busy, before anything is acknowledged."""
+    idle_s: float = 60.0
+    """An entity without work leaves memory after this time."""
+    activations_max: int = 200_000
+    """Beyond it, the longest idle leave at once."""
+    commit_entities_max: int = 1_000
+    """Entities in one group commit."""
+    turns_per_tick: int = 500
+    """Turns between two looks at the network."""
+    load_max: int = 500
+    """Entities loaded by one query."""
+    mail_poll_s: float = 2.0
+    """How often the store is asked for messages whose wake-up got lost."""
+    timer_window_s: float = 30.0
+    """How far ahead reminders are read into memory."""
+    timer_batch: int = 5_000
+    """Reminders read by one query, and fired but not yet committed at any time."""
+    activities_max: int = 200
+    """Activity attempts under way at once on this host."""
+    activity_threads: int = 16
+    """Threads for `def` activities."""
+    rehydrate_per_s: float = 2_000.0
+    """Entities activated per second after gaining a shard."""
+    handler_grace_s: float = 5.0
+    """How long a handler past its time limit may take to accept its cancellation before it is abandoned."""
+    history_retention_s: float = 24 * 3600.0
+    """How long outcomes are kept: the horizon of de-duplication."""
+    prune_every_s: float = 60.0
+    evict_after_every_turn: bool = False
+    """Hostile configuration for tests: nothing stays in memory longer than its commit."""

@@ -1,0 +1,155 @@
+"""`Entity`: the base class of user code. Fields are the durable state; decorated methods are its behaviour."""
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from .calls import Target
+from .descriptors import Handler, Mailbox, Method, Query, Workflow
+from .errors import DefinitionError
+from .hosting import Dedicated
+from .ids import EntityId, check_key
+from .signature import where
+
+RESERVED = ("key", "ref")
+
+
+class Entity(BaseModel):
+    """Base of durable entities.
+
+    ```python
+    class Counter(Entity):
+        value: int = 0
+
+        @handler
+        async def add(self, amount: int) -> int:
+            self.value += amount
+            return self.value
+
+    await Counter.ref("visits").add(1)
+    ```
+
+    Class keywords: `hosting=Dedicated(...)` gives each active instance a Ray actor of its own; `name="..."` sets the
+    stored type name (default: the class's name), so that a class can be renamed; `version=N` is the state's schema
+    version. Definition mistakes raise DefinitionError at import, naming file, line and the fix.
+    """
+
+    model_config = ConfigDict(ignored_types=(Handler, Query, Workflow, Mailbox), extra="ignore")
+
+    key: str = Field(default="", exclude=True, frozen=True)
+    """The entity's key. Not part of the stored state."""
+
+    perdure_: ClassVar["ClassOptions"]
+
+    if TYPE_CHECKING:
+        # Pydantic's metaclass passes class keywords on to __init_subclass__; type checkers need them declared.
+        def __init_subclass__(
+            cls, *, hosting: Dedicated | None = None, name: str = "", version: int = 1, **kwargs: Any
+        ) -> None: ...
+
+    else:
+
+        def __init_subclass__(cls, *, hosting=None, name="", version=1, **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            cls.perdure_ = ClassOptions(name or cls.__name__, hosting, version)
+
+        @classmethod
+        def __pydantic_init_subclass__(cls, *, hosting=None, name="", version=1, **kwargs: Any) -> None:
+            super().__pydantic_init_subclass__(**kwargs)
+            check_class(cls)
+
+    @classmethod
+    def ref(cls, key: str) -> Self:
+        """The entity of this class at `key`, wherever it lives; it need not exist yet.
+
+        Typed as the class itself: its handlers, queries, workflows and mailboxes are calls to that entity.
+        Raises InvalidKey.
+        """
+        return cast("Self", Target(cls, EntityId(cls.perdure_.name, check_key(cls.perdure_.name, key))))
+
+    @classmethod
+    def entity_type(cls) -> str:
+        """The name under which instances are stored."""
+        return cls.perdure_.name
+
+
+class ClassOptions:
+    """Class keywords of an entity class."""
+
+    __slots__ = ("hosting", "name", "version")
+
+    def __init__(self, name: str, hosting: Dedicated | None, version: int) -> None:
+        self.name = name
+        self.hosting = hosting
+        self.version = version
+
+
+def check_class(cls: type[Entity]) -> None:
+    """Raise DefinitionError if the class cannot be a durable entity."""
+    place = _place(cls)
+    name = cls.perdure_.name
+    if not name.isidentifier():
+        raise DefinitionError(f"{place}: the type name {name!r} is not an identifier")
+    if cls.perdure_.version < 1:
+        raise DefinitionError(f"{place}: version={cls.perdure_.version}; schema versions count from 1")
+    if cls.__private_attributes__:
+        hidden = ", ".join(cls.__private_attributes__)
+        raise DefinitionError(
+            f"{place}: {hidden} would be lost with every passivation; make it a field (without the underscore) or a "
+            "ClassVar"
+        )
+    for field_name, field in cls.model_fields.items():
+        _check_field(cls, place, field_name, field)
+    for member_name, member in vars(cls).items():
+        if isinstance(member, Method | Mailbox):
+            _check_member(place, member_name, member)
+    for base in cls.__mro__[1:]:
+        for member_name, member in vars(base).items():
+            if isinstance(member, Method):
+                own = inspect.getattr_static(cls, member_name)
+                if not isinstance(own, Method) or own.word != member.word:
+                    raise DefinitionError(
+                        f"{place}: `{member_name}` is a @{member.word} in {base.__name__} but "
+                        f"{'a @' + own.word if isinstance(own, Method) else 'something else'} here; decorate it alike"
+                    )
+
+
+def _place(cls: type) -> str:
+    for member in vars(cls).values():
+        if isinstance(member, Method):
+            return f"class {cls.__name__} ({where(member.fn)})"
+    try:
+        return f"class {cls.__name__} ({inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]})"
+    except (OSError, TypeError):
+        return f"class {cls.__name__} ({cls.__module__})"
+
+
+def _check_field(cls: type[Entity], place: str, name: str, field: FieldInfo) -> None:
+    if name == "key":
+        if cls.model_fields["key"] is not Entity.model_fields["key"] and "key" in cls.__dict__.get(
+            "__annotations__", {}
+        ):
+            raise DefinitionError(f"{place}: `key` is the entity's address and cannot be a field; call it otherwise")
+        return
+    if field.is_required():
+        raise DefinitionError(
+            f"{place}: field `{name}` has no default; every field needs one, because an entity exists from its first "
+            f"message on. Write `{name}: ... = <default>` (or `Field(default_factory=...)`)"
+        )
+    if field.exclude:
+        raise DefinitionError(f"{place}: field `{name}` is excluded from the state and would be lost; use a ClassVar")
+
+
+def _check_member(place: str, name: str, member: "Method[Any, Any] | Mailbox[Any]") -> None:
+    word = member.word if isinstance(member, Method) else "mailbox"
+    if name in RESERVED or name.startswith(("_", "model_")):
+        raise DefinitionError(
+            f"{place}: `{name}` cannot be a {word}: names with `_` or `model_` in front, `key` and "
+            "`ref` are reserved; rename it"
+        )
+    if isinstance(member, Method) and member.fn.__name__ != name and member.fn.__name__ != "<lambda>":
+        raise DefinitionError(
+            f"{place}: `{name}` and `{member.fn.__name__}` are one {word} under two names; keep one of them"
+        )

@@ -1,0 +1,51 @@
+"""Retry policies: pure arithmetic on attempts. No clock, no waiting."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from .errors import ApplicationError, DefinitionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """When and how often a failed attempt is tried again.
+
+    The wait after attempt n (counted from 1) is `initial * factor ** (n - 1)`, at most `maximum`. `attempts` counts
+    all of them, the first included; None means without end. `non_retryable` lists exception classes (or their names,
+    for classes that live elsewhere) after which there is no further attempt. Raises DefinitionError if the numbers
+    make no sense.
+    """
+
+    initial: timedelta = timedelta(seconds=1)
+    factor: float = 2.0
+    maximum: timedelta = timedelta(seconds=100)
+    attempts: int | None = None
+    non_retryable: Sequence[type[BaseException] | str] = ()
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None and self.attempts < 1:
+            raise DefinitionError(f"RetryPolicy(attempts={self.attempts}): at least 1, or None for no limit")
+        if self.initial < timedelta(0) or self.factor < 1.0:
+            raise DefinitionError("RetryPolicy: initial must not be negative and factor must be at least 1.0")
+        if self.maximum < self.initial:
+            raise DefinitionError(f"RetryPolicy: maximum ({self.maximum}) is shorter than initial ({self.initial})")
+
+    def delay_s(self, attempt: int) -> float:
+        """Seconds to wait after the failed attempt number `attempt` (from 1)."""
+        initial_s, maximum_s = self.initial.total_seconds(), self.maximum.total_seconds()
+        if initial_s <= 0.0:
+            return 0.0
+        # The exponent is bounded so that an attempt number in the thousands cannot overflow a float.
+        return min(initial_s * self.factor ** min(attempt - 1, 512), maximum_s) if self.factor > 1 else initial_s
+
+    def is_final(self, error: BaseException, attempt: int) -> bool:
+        """Whether there is no further attempt after attempt number `attempt` failed with `error`."""
+        if isinstance(error, ApplicationError) and error.non_retryable:
+            return True
+        if self.attempts is not None and attempt >= self.attempts:
+            return True
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if isinstance(error, ApplicationError):
+            names.add(error.type)
+        return any(rule in names if isinstance(rule, str) else isinstance(error, rule) for rule in self.non_retryable)

@@ -1,0 +1,1 @@
+"""Where entities are kept: the port that the engine runs on, and its in-memory implementation."""

@@ -1,0 +1,268 @@
+"""The store port in memory: same promises as Postgres within one process, no SQL, no durability.
+
+For the test kit and the engine's tests. One event loop; no method awaits anything, so each is atomic. Faults and
+latency are the business of wrappers, not of this module. tests/store holds it to the same suite as Postgres.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+from ..ids import EntityId
+from ..messages import Envelope
+from ..shard import shard_of
+from .memory_directory import MemoryDirectory
+from .port import HostFenced, WriteConflict
+from .rows import (
+    AttemptRow,
+    Batch,
+    DeadLetter,
+    EntityWrite,
+    HistoryRow,
+    JournalRow,
+    Loaded,
+    MailboxItem,
+    ReminderRow,
+    RunRow,
+)
+
+
+@dataclass(slots=True)
+class _Entity:
+    """Everything stored about one entity."""
+
+    version: int = 0
+    state: bytes | None = None
+    schema_version: int = 0
+    clock: int = 0
+    history: dict[str, tuple[int, HistoryRow]] = field(default_factory=dict)
+    """By message id, with the time it was recorded."""
+    inbox: dict[tuple[int, str], Envelope] = field(default_factory=dict)
+    reminders: dict[str, ReminderRow] = field(default_factory=dict)
+    runs: dict[str, RunRow] = field(default_factory=dict)
+    journal: dict[tuple[str, str, int], tuple[int, JournalRow]] = field(default_factory=dict)
+    """By (workflow, run, number), with the time it was recorded."""
+    items: dict[tuple[str, int], MailboxItem] = field(default_factory=dict)
+    attempts: dict[str, AttemptRow] = field(default_factory=dict)
+
+
+_NOTHING = _Entity()
+
+
+def _wall_clock_us() -> int:
+    return time.time_ns() // 1_000
+
+
+class MemoryStore(MemoryDirectory):
+    """EntityStore and Directory in memory. `now_us` is "the database's" clock in microseconds since the epoch."""
+
+    def __init__(self, *, shards: int = 16, now_us: Callable[[], int] = _wall_clock_us) -> None:
+        super().__init__(shards=shards, now_us=now_us)
+        self._entities: dict[EntityId, _Entity] = {}
+        self.parked: dict[EntityId, str] = {}
+        """Entities whose stored state cannot be loaded, with the reason."""
+        self.dead_letters: list[DeadLetter] = []
+        """Messages given up, oldest first."""
+
+    # --- The group commit ---------------------------------------------------------------------------------------------
+
+    async def commit(self, batch: Batch) -> int:
+        now = self._now_us()
+        self._check_owner(batch)
+        conflicts = [write.entity for write in batch.writes if not self._fits(write, now)]
+        if conflicts:
+            names = ", ".join(map(str, conflicts[:5]))
+            raise WriteConflict(f"{len(conflicts)} entities are not as expected: {names}", entities=conflicts)
+        for write in batch.writes:
+            self._delete(write)
+        for write in batch.writes:
+            self._insert(write, now)
+        for entity, _, attempt in batch.attempts:
+            self._entity(entity).attempts[attempt.operation] = attempt
+        self._deliver(envelope for _, envelope in batch.arrivals)
+        return now
+
+    def _check_owner(self, batch: Batch) -> None:
+        incarnation = batch.incarnation
+        if not self._can_commit(incarnation):
+            raise HostFenced(f"host {incarnation} is fenced, stopped or unknown; it may not write any more")
+        for entity, shard in _touched(batch):
+            if shard != shard_of(*entity, len(self._owners)):
+                raise ValueError(f"{entity} does not belong to shard {shard}")
+            if not self._owns(incarnation, shard, batch.epochs[shard]):
+                raise HostFenced(f"host {incarnation} does not own shard {shard} at epoch {batch.epochs[shard]}")
+
+    def _fits(self, write: EntityWrite, now: int) -> bool:
+        """Whether the store is as the writer believes. Sees the store as before the batch."""
+        stored = self._entities.get(write.entity, _NOTHING)
+        message_ids = {row.message_id for row in write.history}
+        gone = {key.name for key in write.reminders_gone}
+        resumes = {(row.workflow, row.run_id, row.number) for row in write.journal}
+        taken = set(write.items_taken)
+        put = {(item.mailbox, item.position) for item in write.items_put}
+        return (
+            stored.version == write.expected_version
+            and len(message_ids) == len(write.history)
+            and message_ids.isdisjoint(stored.history)
+            and len(gone) == len(write.reminders_gone)
+            and all(
+                (reminder := stored.reminders.get(key.name)) is not None
+                and (reminder.generation, reminder.due_us) == (key.generation, key.due_us)
+                and not (key.is_fired and key.due_us > now)
+                for key in write.reminders_gone
+            )
+            and len(resumes) == len(write.journal)
+            and resumes.isdisjoint(stored.journal)
+            and len(taken) == len(write.items_taken)
+            and taken <= stored.items.keys()
+            and len(put) == len(write.items_put)
+            and put.isdisjoint(stored.items.keys() - taken)
+        )
+
+    def _delete(self, write: EntityWrite) -> None:
+        stored = self._entity(write.entity)
+        for consumed in write.consumed:
+            stored.inbox.pop(consumed, None)
+        for name in chain((key.name for key in write.reminders_gone), write.reminders_cancelled):
+            stored.reminders.pop(name, None)
+        for taken in write.items_taken:
+            del stored.items[taken]
+        for operation in write.attempts_gone:
+            stored.attempts.pop(operation, None)
+
+    def _insert(self, write: EntityWrite, now: int) -> None:
+        stored = self._entity(write.entity)
+        stored.version, stored.state = write.version, write.state
+        stored.schema_version, stored.clock = write.schema_version, write.clock
+        stored.history.update((row.message_id, (now, row)) for row in write.history)
+        stored.reminders.update((row.name, row) for row in write.reminders_set)
+        stored.runs.update((row.workflow, row) for row in write.runs)
+        stored.journal.update(((row.workflow, row.run_id, row.number), (now, row)) for row in write.journal)
+        stored.items.update(((item.mailbox, item.position), item) for item in write.items_put)
+        stored.attempts.update((row.operation, row) for row in write.attempts_set)
+        self.dead_letters.extend(write.dead_letters)
+        self._deliver(write.waiting)
+        self._deliver(write.outbox)
+
+    def _deliver(self, envelopes: "Sequence[Envelope] | Iterator[Envelope]") -> None:
+        for envelope in envelopes:
+            self._entity(envelope.entity).inbox.setdefault((envelope.position, envelope.id), envelope)
+
+    def _entity(self, entity: EntityId) -> _Entity:
+        return self._entities.setdefault(EntityId(*entity), _Entity())
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
+        return [self._load(entity, inbox_max) for entity in entities]
+
+    def _load(self, entity: EntityId, inbox_max: int) -> Loaded:
+        stored = self._entities.get(entity, _NOTHING)
+        live = {run.run_id for run in stored.runs.values() if not run.status.is_terminal}
+        return Loaded(
+            entity=EntityId(*entity),
+            version=stored.version,
+            state=stored.state,
+            schema_version=stored.schema_version,
+            clock=stored.clock,
+            runs=[run for _, run in sorted(stored.runs.items())],
+            journal=[
+                row
+                for (workflow, run_id, _), (_, row) in sorted(stored.journal.items())
+                if run_id in live and stored.runs[workflow].run_id == run_id
+            ],
+            items=[item for _, item in sorted(stored.items.items())],
+            attempts=[attempt for _, attempt in sorted(stored.attempts.items())],
+            inbox=_first(stored.inbox, inbox_max),
+        )
+
+    async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
+        return [
+            envelope
+            for entity in sorted(set(entities))
+            for envelope in _first(self._entities.get(entity, _NOTHING).inbox, per_entity_max)
+        ]
+
+    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
+        return [entity for entity, stored in self._of_shards(shards) if stored.inbox][:limit]
+
+    async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
+        found: dict[tuple[EntityId, str], HistoryRow] = {}
+        for entity, message_id in keys:
+            recorded = self._entities.get(entity, _NOTHING).history.get(message_id)
+            if recorded is not None:
+                found[entity, message_id] = recorded[1]
+        return found
+
+    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
+        due = [
+            reminder
+            for _, stored in self._of_shards(shards)
+            for reminder in stored.reminders.values()
+            if reminder.due_us <= until_us
+        ]
+        due.sort(key=lambda reminder: (reminder.due_us, reminder.entity, reminder.name))
+        return self._now_us(), due[:limit]
+
+    async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
+        busy = [
+            entity
+            for entity, stored in self._of_shards(shards)
+            if (after is None or entity > after) and any(run.in_flight for run in stored.runs.values())
+        ]
+        return busy[:limit]
+
+    def _of_shards(self, shards: Collection[int]) -> list[tuple[EntityId, _Entity]]:
+        """Entities of these shards, ordered by address."""
+        wanted, count = frozenset(shards), len(self._owners)
+        return [
+            (entity, self._entities[entity]) for entity in sorted(self._entities) if shard_of(*entity, count) in wanted
+        ]
+
+    async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
+        return self._entities.get(entity, _NOTHING).runs.get(workflow)
+
+    # --- For people and janitors --------------------------------------------------------------------------------------
+
+    async def park(self, entity: EntityId, reason: str) -> None:
+        if reason:
+            self.parked[entity] = reason
+        else:
+            self.parked.pop(entity, None)
+
+    async def prune(self, *, older_than_us: int, limit: int) -> int:
+        before = self._now_us() - older_than_us
+        expired = [
+            (stored, message_id)
+            for stored in self._entities.values()
+            for message_id, (recorded_us, _) in stored.history.items()
+            if recorded_us < before
+        ]
+        for stored, message_id in expired[:limit]:
+            del stored.history[message_id]
+        for stored in self._entities.values():
+            _prune_runs(stored, before)
+        return min(len(expired), limit)
+
+
+def _touched(batch: Batch) -> Iterator[tuple[EntityId, int]]:
+    yield from ((write.entity, write.shard) for write in batch.writes)
+    yield from ((entity, shard) for entity, shard, _ in batch.attempts)
+    yield from ((envelope.entity, shard) for shard, envelope in batch.arrivals)
+
+
+def _first(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]:
+    return [envelope for _, envelope in islice(sorted(inbox.items()), limit)]
+
+
+def _prune_runs(stored: _Entity, before: int) -> None:
+    """Remove runs that ended before then, and journals of runs that are gone or replaced and as old."""
+    for workflow, run in list(stored.runs.items()):
+        if run.status.is_terminal and run.ended_us < before:
+            del stored.runs[workflow]
+    for (workflow, run_id, number), (recorded_us, _) in list(stored.journal.items()):
+        run_now = stored.runs.get(workflow)
+        is_current = run_now is not None and run_now.run_id == run_id
+        if not is_current and recorded_us < before:
+            del stored.journal[workflow, run_id, number]

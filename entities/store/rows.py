@@ -1,0 +1,264 @@
+"""Rows: the values that cross the store port. Times are integer microseconds since the Unix epoch, database clock.
+
+JSON columns travel as UTF-8 bytes and are storable as Postgres `jsonb` (no NUL, no lone surrogate): the engine
+checks that before it commits. After a round trip the text may differ in spacing and key order, never in meaning.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from ..ids import EntityId
+from ..messages import Envelope
+
+
+class HistoryRow(NamedTuple):
+    """Outcome of one message, written by the turn that consumed it; unique per (entity, message_id)."""
+
+    message_id: str
+    version: int
+    """Entity version that the turn made."""
+    kind: str
+    name: str
+    sender: str
+    fingerprint: bytes
+    """Of name and arguments: tells a repeat from another payload under the same id."""
+    args: bytes
+    ok: bool
+    outcome: bytes
+    """JSON result, or JSON ErrorBody if not ok."""
+
+
+class ReminderKind(StrEnum):
+    """Why something is due."""
+
+    REMINDER = "reminder"
+    """Set by `remind()`: runs a handler."""
+    TIMER = "timer"
+    """A workflow's sleep or time limit: `name` is the operation's address."""
+    MESSAGE = "message"
+    """A delayed message: `name` is its message id."""
+
+
+class ReminderRow(NamedTuple):
+    """Something due in the future; unique per (entity, name)."""
+
+    entity: EntityId
+    name: str
+    kind: ReminderKind
+    generation: int
+    """Entity version that set it. Firing or cancelling names the generation, so a replaced one cannot fire."""
+    due_us: int
+    every_us: int = 0
+    """Period of a recurring reminder; 0 = once."""
+    catch_up_all: bool = False
+    """After downtime fire every missed occurrence instead of one."""
+    handler: str = ""
+    args: bytes = b"{}"
+
+
+class ReminderKey(NamedTuple):
+    """One occurrence of a reminder, to be deleted by the turn that fires, cancels or replaces it."""
+
+    name: str
+    generation: int
+    due_us: int
+    """Must equal the stored due time."""
+    is_fired: bool
+    """Fired rather than withdrawn: the commit also checks that it is really due by the database's clock."""
+
+
+class RunStatus(StrEnum):
+    """Life of a workflow run. RUNNING → one of the others; only PARKED goes back to RUNNING."""
+
+    RUNNING = "running"
+    PARKED = "parked"
+    """Its code no longer fits its journal; nothing is executed until a fixed deploy or an operator resumes it."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run is over for good."""
+        return self not in (RunStatus.RUNNING, RunStatus.PARKED)
+
+
+class RunRow(NamedTuple):
+    """The latest run of one workflow method of one entity; unique per (entity, workflow)."""
+
+    workflow: str
+    run_id: str
+    status: RunStatus
+    args: bytes
+    fingerprint: bytes
+    started_us: int
+    ended_us: int = 0
+    """0 while it lives."""
+    outcome: bytes = b"null"
+    """JSON result (COMPLETED) or ErrorBody (other terminal states, and PARKED: the reason)."""
+    in_flight: bool = False
+    """Activities are under way: whoever gains the shard activates the entity at once."""
+    waiting: str = ""
+    """What the run waits for, for people."""
+    reply_to: tuple[str, ...] = ()
+    """Operations of other entities' workflows that wait for this run's outcome."""
+    chain: tuple[str, ...] = ()
+    """Runs that wait for this one, outermost first."""
+
+
+class JournalRow(NamedTuple):
+    """One resume of a run; unique per (entity, workflow, run_id, number); numbers are gapless from 0."""
+
+    workflow: str
+    run_id: str
+    number: int
+    version: int
+    entry: bytes
+    """JSON (engine.journal.Entry)."""
+
+
+class MailboxItem(NamedTuple):
+    """An item waiting in a durable mailbox; received in order of `position`."""
+
+    mailbox: str
+    position: int
+    """Entity version that accepted it."""
+    message_id: str
+    item: bytes
+
+
+class AttemptRow(NamedTuple):
+    """A retrying activity; unique per (entity, operation). Gone once the operation has an outcome."""
+
+    operation: str
+    """Operation address `workflow/run_id/number`."""
+    activity: str
+    attempt: int
+    """Attempts made so far."""
+    error: bytes
+    """ErrorBody of the last one."""
+    next_us: int
+    first_us: int
+    """When the first attempt started (for the total time limit)."""
+
+
+class DeadLetter(NamedTuple):
+    """A message that was given up after its last attempt, with the reason."""
+
+    envelope: Envelope
+    attempts: int
+    error: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class EntityWrite:
+    """Everything that one group commit writes for one entity: one or more consecutive turns.
+
+    `turns` consecutive turns lead from `expected_version` to `version`; 0 = the entity must not exist yet.
+    """
+
+    entity: EntityId
+    shard: int
+    expected_version: int
+    version: int
+    state: bytes
+    schema_version: int = 1
+    clock: int = 0
+    """Last position that the entity used as a sender."""
+    history: list[HistoryRow] = field(default_factory=list)
+    consumed: list[tuple[int, str]] = field(default_factory=list)
+    """(position, message_id) of inbox rows that these turns consumed; absent rows are ignored."""
+    waiting: list[Envelope] = field(default_factory=list)
+    """Accepted messages to this entity that wait for a later turn; existing rows are left alone."""
+    outbox: list[Envelope] = field(default_factory=list)
+    """Messages to entities (any shard); existing rows are left alone."""
+    reminders_gone: list[ReminderKey] = field(default_factory=list)
+    """Each must exist exactly so, else the write conflicts."""
+    reminders_cancelled: list[str] = field(default_factory=list)
+    """Names to delete whether they exist or not."""
+    reminders_set: list[ReminderRow] = field(default_factory=list)
+    """Insert or replace by name (after the deletions)."""
+    runs: list[RunRow] = field(default_factory=list)
+    """Insert or replace by workflow."""
+    journal: list[JournalRow] = field(default_factory=list)
+    items_put: list[MailboxItem] = field(default_factory=list)
+    items_taken: list[tuple[str, int]] = field(default_factory=list)
+    """(mailbox, position); each must exist, else the write conflicts."""
+    attempts_set: list[AttemptRow] = field(default_factory=list)
+    attempts_gone: list[str] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+    def merge(self, later: "EntityWrite") -> None:
+        """Append the turns that followed these: one write with the effect of both in order."""
+        self.version, self.state, self.clock = later.version, later.state, later.clock
+        put = {(item.mailbox, item.position) for item in self.items_put}
+        withdrawn = put & set(later.items_taken)
+        self.items_put = [i for i in self.items_put if (i.mailbox, i.position) not in withdrawn] + later.items_put
+        self.items_taken += [key for key in later.items_taken if key not in withdrawn]
+        touched = {*later.reminders_cancelled, *(row.name for row in later.reminders_set)}
+        self.reminders_set = [row for row in self.reminders_set if row.name not in touched] + later.reminders_set
+        self.runs = [r for r in self.runs if r.workflow not in {x.workflow for x in later.runs}] + later.runs
+        gone = set(later.attempts_gone)
+        self.attempts_set = [row for row in self.attempts_set if row.operation not in gone] + later.attempts_set
+        for name in ("history", "consumed", "waiting", "outbox", "reminders_gone", "reminders_cancelled", "journal",
+                     "attempts_gone", "dead_letters"):  # fmt: skip
+            getattr(self, name).extend(getattr(later, name))
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """One group commit of one host."""
+
+    incarnation: str
+    epochs: dict[int, int]
+    """Epoch, as this host knows it, of every shard that a write of this batch touches."""
+    writes: list[EntityWrite]
+    """At most one per entity."""
+    attempts: list[tuple[EntityId, int, AttemptRow]] = field(default_factory=list)
+    """(entity, shard, row): notes on retrying activities, outside any turn."""
+    arrivals: list[tuple[int, Envelope]] = field(default_factory=list)
+    """(shard, message): accepted one-way messages persisted for entities that make no turn in this batch."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Loaded:
+    """An entity as stored. `version` 0: it does not exist yet (but may have messages waiting)."""
+
+    entity: EntityId
+    version: int = 0
+    state: bytes | None = None
+    schema_version: int = 0
+    clock: int = 0
+    runs: list[RunRow] = field(default_factory=list)
+    journal: list[JournalRow] = field(default_factory=list)
+    """Of runs that are RUNNING or PARKED, ordered by (workflow, number)."""
+    items: list[MailboxItem] = field(default_factory=list)
+    """Ordered by (mailbox, position)."""
+    attempts: list[AttemptRow] = field(default_factory=list)
+    inbox: list[Envelope] = field(default_factory=list)
+    """Ordered by (position, id); at most `inbox_max` of them."""
+
+
+class ShardOwner(NamedTuple):
+    """Who owns a shard; `owner` is a host incarnation or empty."""
+
+    shard: int
+    owner: str
+    epoch: int
+
+
+class HostRow(NamedTuple):
+    """A host incarnation as the directory knows it."""
+
+    incarnation: str
+    address: str
+    """Name of its Ray actor."""
+    node: str
+    pid: int
+    status: str
+    """`active`, `draining`, `stopped` (left in order) or `fenced` (declared dead; can never commit again)."""
+    lease_us: int
+    """When its lease ends, database clock."""
+    capacity: int = 1

@@ -1,0 +1,170 @@
+"""Hosts in one process: the real engine on a memory store (or any other), no Ray, no Postgres.
+
+```python
+async with LocalCluster([Order]) as cluster:
+    await Order.ref("o-1").run.start(product_id=3)
+    cluster.crash()                       # lose everything that is not committed; another host takes over
+    assert await Order.ref("o-1").state() == "Paid"
+```
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+
+from ..client import set_default
+from ..definition import Registry
+from ..engine.engine import Engine, Outlets
+from ..engine.settings import EngineSettings
+from ..entity import Entity
+from ..errors import CallTimeout, Unavailable
+from ..ids import EntityId, new_message_id
+from ..messages import Envelope, Reply, Status
+from ..shard import shard_of
+from ..store.memory import MemoryStore
+from ..store.port import Directory, EntityStore
+from ..store.rows import HostRow
+
+
+class Store(EntityStore, Directory, Protocol):
+    """Both halves of the store port."""
+
+
+class LocalCluster:
+    """A `Caller` with hosts of its own. `store` outlives it: a second cluster on the same store continues."""
+
+    default_timeout_s = 10.0
+
+    def __init__(
+        self,
+        entities: Iterable[type[Entity]],
+        *,
+        store: Store | None = None,
+        hosts: int = 1,
+        settings: EngineSettings | None = None,
+        lease_s: float = 3600.0,
+    ) -> None:
+        self.registry = Registry(entities)
+        self.store: Store = store if store is not None else MemoryStore()
+        self.engines: list[Engine] = []
+        self.session = f"test-{new_message_id()[-8:]}"
+        self.requests = 0
+        self._settings = settings or EngineSettings(idle_s=60.0)
+        self._wanted = hosts
+        self._lease_s = lease_s
+        self._names = itertools.count(1)
+        self._shard_count = 0
+
+    async def __aenter__(self) -> Self:
+        self._shard_count = await self.store.shard_count()
+        for _ in range(self._wanted):
+            await self.add_host()
+        await self.balance()
+        set_default(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        set_default(None)
+        for engine in list(self.engines):
+            if kind is None:
+                await engine.stop()
+                await self.store.retire(engine.incarnation)
+            else:
+                engine.kill()
+                await engine.stop()
+        self.engines.clear()
+
+    async def add_host(self) -> Engine:
+        """Start one more host. It owns nothing until `balance`."""
+        incarnation = f"host-{next(self._names)}-{new_message_id()[-6:]}"
+        engine = Engine(
+            registry=self.registry,
+            store=self.store,
+            incarnation=incarnation,
+            shard_count=self._shard_count,
+            settings=self._settings,
+            outlets=Outlets(hint=self._hint, fenced=lambda reason: None),
+        )
+        row = HostRow(incarnation, incarnation, "local", 0, "active", 0)
+        await self.store.register(row, lease_s=self._lease_s)
+        await engine.start()
+        self.engines.append(engine)
+        return engine
+
+    async def balance(self) -> None:
+        """Give every shard without a living owner to a host, in turn."""
+        owners = {row.shard: row.owner for row in await self.store.owners()}
+        alive = {engine.incarnation for engine in self.engines}
+        free = [shard for shard in range(self._shard_count) if owners.get(shard) not in alive]
+        for index, engine in enumerate(self.engines):
+            mine = free[index :: len(self.engines)]
+            engine.own(await self.store.claim(engine.incarnation, mine))
+
+    async def crash(self, index: int = 0) -> None:
+        """Kill a host: all that is not committed is lost. Survivors, or a new host, take over its shards."""
+        engine = self.engines.pop(index)
+        engine.kill()
+        await engine.stop()
+        await self.store.fence(engine.incarnation, is_dead=True)
+        if not self.engines:
+            await self.add_host()
+        await self.balance()
+
+    def _hint(self, entities: list[EntityId]) -> None:
+        for engine in self.engines:
+            engine.wake(entities)
+
+    async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
+        """See `perdure.entities.client.Caller`."""
+        deadline = time.monotonic() + timeout_s
+        shard = shard_of(envelope.type, envelope.key, self._shard_count)
+        self.requests += 1
+        sent = False
+        while True:
+            engine = next((e for e in self.engines if shard in e.epochs), None)
+            reply: Reply | None = None
+            if engine is not None:
+                answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+                def respond(reply: Reply, answer: asyncio.Future[Reply] = answer) -> None:
+                    if not answer.done():
+                        answer.set_result(reply)
+
+                engine.deliver(envelope, respond)
+                reply = await self._await_reply(engine, answer, deadline)
+                sent = True
+            if reply is not None and reply.status is not Status.NOT_OWNER:
+                return reply
+            if time.monotonic() >= deadline:
+                if sent:
+                    raise CallTimeout(f"{envelope.entity}.{envelope.name}: no answer within {timeout_s:g} s")
+                raise Unavailable(f"{envelope.entity}: no host owns it")
+            await asyncio.sleep(0.002)
+            envelope = _again(envelope)
+
+    async def _await_reply(self, engine: Engine, answer: "asyncio.Future[Reply]", deadline: float) -> Reply | None:
+        while not answer.done():
+            wait_s = min(0.05, deadline - time.monotonic())
+            if wait_s <= 0 or engine.is_stopped:
+                return None
+            await asyncio.wait([answer], timeout=wait_s)
+        return answer.result()
+
+    async def drained(self) -> None:
+        """Wait until every host has committed everything it has."""
+        for engine in self.engines:
+            await engine.drained()
+
+    def __repr__(self) -> str:
+        return f"<LocalCluster of {len(self.engines)} hosts>"
+
+
+def _again(envelope: Envelope) -> Envelope:
+    return msgspec.structs.replace(envelope, is_retry=True)
