@@ -97,6 +97,9 @@ class CallOptions:
         return cls(timeout_s=timeout_s, delay_us=round(delay_s * 1e6), idempotency_key=idempotency_key)
 
 
+NO_OPTIONS = CallOptions()
+
+
 def _seconds(value: timedelta | float, what: str) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
     if not 0.0 <= seconds < 100 * 366 * 86400.0:

@@ -114,7 +114,7 @@ class EntityDefinition:
         except ValidationError as error:
             text = "; ".join(f"{p['field']}: {p['message']}" for p in validation_problems(error))
             raise EntityParked(f"{self.name}/{key}: its stored state does not fit the class: {text}") from None
-        entity.__dict__["key"] = key
+        vars(entity)["key"] = key  # the field is frozen for users
         return entity
 
     def replace_fields(self, entity: Entity, data: bytes) -> None:

@@ -7,14 +7,14 @@ pyright check calls, `.send(...)` and `.start(...)` against the method's own sig
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from .calls import CallOptions, Target, call, send, workflow_call
+from .calls import NO_OPTIONS, CallOptions, Target, call, send, workflow_call
 from .context import current
 from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
 from .messages import Kind
@@ -105,13 +105,15 @@ class Workflow(Method[P, R]):
         return self if instance is None else BoundWorkflow(self, instance)
 
 
-@dataclass(frozen=True)
 class BoundHandler(Generic[P, R]):
     """A handler of one entity: await it, or `.send(...)` it."""
 
-    method: Handler[P, R]
-    target: "Entity | Target"
-    options_: CallOptions = CallOptions()
+    __slots__ = ("method", "options_", "target")
+
+    def __init__(self, method: Handler[P, R], target: "Entity | Target", options: CallOptions = NO_OPTIONS) -> None:
+        self.method = method
+        self.target = target
+        self.options_ = options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Call it: the result, once the turn is durable. Applied exactly once.
@@ -138,16 +140,20 @@ class BoundHandler(Generic[P, R]):
         timeout: how long the caller waits for the answer. delay: deliver a `.send` not before this time from now.
         idempotency_key: repeats with this key get the first outcome (for 24 h by default). Numbers are seconds.
         """
-        return replace(self, options_=CallOptions.of(timeout=timeout, delay=delay, idempotency_key=idempotency_key))
+        return BoundHandler(
+            self.method, self.target, CallOptions.of(timeout=timeout, delay=delay, idempotency_key=idempotency_key)
+        )
 
 
-@dataclass(frozen=True)
 class BoundQuery(Generic[P, R]):
     """A query of one entity: await it."""
 
-    method: Query[P, R]
-    target: "Entity | Target"
-    options_: CallOptions = CallOptions()
+    __slots__ = ("method", "options_", "target")
+
+    def __init__(self, method: Query[P, R], target: "Entity | Target", options: CallOptions = NO_OPTIONS) -> None:
+        self.method = method
+        self.target = target
+        self.options_ = options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """The answer, from committed state. Also while the entity sleeps and after its workflows have ended."""
@@ -157,16 +163,18 @@ class BoundQuery(Generic[P, R]):
 
     def options(self, *, timeout: timedelta | float) -> "BoundQuery[P, R]":
         """The same query with another time limit for the caller's wait (numbers are seconds)."""
-        return replace(self, options_=CallOptions.of(timeout=timeout))
+        return BoundQuery(self.method, self.target, CallOptions.of(timeout=timeout))
 
 
-@dataclass(frozen=True)
 class BoundWorkflow(Generic[P, R]):
     """A workflow of one entity: start it, wait for its result, cancel it. Awaiting it starts it and waits."""
 
-    method: Workflow[P, R]
-    target: "Entity | Target"
-    options_: CallOptions = CallOptions()
+    __slots__ = ("method", "options_", "target")
+
+    def __init__(self, method: Workflow[P, R], target: "Entity | Target", options: CallOptions = NO_OPTIONS) -> None:
+        self.method = method
+        self.target = target
+        self.options_ = options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Start it (or join the run with equal input) and wait for the result.
@@ -208,7 +216,7 @@ class BoundWorkflow(Generic[P, R]):
         restart: start a new run if the last one has ended, whatever its input was.
         """
         options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
-        return replace(self, options_=replace(options, restart=restart))
+        return BoundWorkflow(self.method, self.target, replace(options, restart=restart))
 
 
 class Mailbox(Generic[T]):
@@ -269,13 +277,15 @@ class Mailbox(Generic[T]):
         return InvalidArguments(f"mailbox {self.name}: wrong item: {text}", errors=problems)
 
 
-@dataclass(frozen=True)
 class BoundMailbox(Generic[T]):
     """A mailbox of one entity."""
 
-    mailbox: Mailbox[T]
-    target: "Entity | Target"
-    options_: CallOptions = CallOptions()
+    __slots__ = ("mailbox", "options_", "target")
+
+    def __init__(self, mailbox: Mailbox[T], target: "Entity | Target", options: CallOptions = NO_OPTIONS) -> None:
+        self.mailbox = mailbox
+        self.target = target
+        self.options_ = options
 
     async def send(self, item: T) -> None:
         """Put an item in; returns once it is durable. In a turn it leaves with that turn's commit."""
@@ -291,7 +301,7 @@ class BoundMailbox(Generic[T]):
 
     def options(self, *, idempotency_key: str) -> "BoundMailbox[T]":
         """The same mailbox; repeated sends with this key put the item in once."""
-        return replace(self, options_=CallOptions.of(idempotency_key=idempotency_key))
+        return BoundMailbox(self.mailbox, self.target, CallOptions.of(idempotency_key=idempotency_key))
 
 
 S = TypeVar("S")

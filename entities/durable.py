@@ -77,7 +77,8 @@ def remind(
     Raises InvalidReminder.
     """
     turn = _turn("remind()")
-    if not isinstance(handler, BoundHandler) or handler.target.key != turn.entity.key:
+    target: Any = getattr(handler, "target", None)
+    if getattr(target, "key", None) != turn.entity.key:
         raise InvalidReminder(
             f"{turn.entity}: remind() takes a handler of this entity, e.g. remind(self.ask, after=60)"
         )

@@ -92,7 +92,8 @@ class Signature:
                 name: Required[hints[name]] if name in self._required else NotRequired[hints[name]]
                 for name in self._names
             }
-            shape = TypedDict("Arguments", fields)  # type: ignore[operator]
+            make_shape: Any = TypedDict
+            shape = make_shape("Arguments", fields)
             shape.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, title=self.label)
             self._arguments = TypeAdapter(shape)
             self._result = TypeAdapter(hints.get("return", Any))

@@ -1,5 +1,6 @@
 """The group commit: a batch as array statements, and the diagnosis if Postgres refuses it."""
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,9 +100,7 @@ class Rows:
         if len(letters) > 1:
             self.by_statement[sql.DEAD_LETTERS] = list({(*row[:3], row[4]): row for row in letters}.values())
         return [
-            (statement.sql(schema), statement.parameters(rows))
-            for statement, rows in self.by_statement.items()
-            if rows
+            (statement.sql(schema), statement.parameters(rows)) for statement, rows in self.by_statement.items() if rows
         ]
 
 
@@ -123,7 +122,12 @@ class Committer:
 
     async def commit(self, session: Session, batch: Batch) -> int:
         """See EntityStore.commit."""
-        transaction = [*self._checks(batch), *self._writes(batch), (sql.CLOCK, ())]
+        checks = self._checks(batch)
+        try:
+            writes = self._writes(batch)
+        except (ValueError, TypeError, struct.error) as error:
+            raise self._not_encodable(batch, error) from error
+        transaction = [*checks, *writes, (sql.CLOCK, ())]
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 rows = await session.transact(transaction)
@@ -149,12 +153,28 @@ class Committer:
 
     def _writes(self, batch: Batch) -> list[Statement]:
         rows = Rows(self.shard_count)
+        if batch.attempts:
+            # Notes are older than the turns beside them: a turn that ends the operation also ends its note.
+            gone = {(write.entity, operation) for write in batch.writes for operation in write.attempts_gone}
+            rows.add_attempts(
+                (shard, entity, row) for entity, shard, row in batch.attempts if (entity, row.operation) not in gone
+            )
         for write in batch.writes:
             rows.add_write(write)
-        # Notes come before what turns say: a turn that ends the operation also removes the note.
-        rows.add_attempts((shard, entity, row) for entity, shard, row in batch.attempts)
         rows.add_arrivals(batch.arrivals)
         return rows.statements(self.schema)
+
+    def _not_encodable(self, batch: Batch, error: Exception) -> NotStorable:
+        """Who holds a lone surrogate, an integer beyond 64 bits, or the like."""
+        entities: list[EntityId] = []
+        for part in _parts(batch):
+            rows = Rows(self.shard_count)
+            try:
+                part.add_to(rows)
+                rows.statements(self.schema)
+            except (ValueError, TypeError, struct.error):
+                entities.append(part.entity)
+        return NotStorable(f"values of {_names(entities)} do not fit Postgres: {error}", entities=entities)
 
     async def _diagnose(self, session: Session, batch: Batch, error: Exception) -> None:
         """Find out what was wrong with a refused batch, and raise it."""
@@ -181,9 +201,7 @@ class Committer:
             f"{_names(entities)}: not as expected; nothing of the batch was written", entities=entities
         ) from None
 
-    async def _culprits(
-        self, session: Session, batch: Batch, parts: "Sequence[_Part]"
-    ) -> "list[tuple[_Part, str]]":
+    async def _culprits(self, session: Session, batch: Batch, parts: "Sequence[_Part]") -> "list[tuple[_Part, str]]":
         """Those parts of the batch that Postgres refuses even alone, by halving."""
         if not parts or (refusal := await self._probe(session, batch, parts)) is None:
             return []

@@ -67,15 +67,20 @@ class Session:
         """End the session; an unfinished transaction is rolled back by the server."""
         await self._connection.close()
 
-    async def transact(self, statements: Sequence[Statement]) -> list[Rows]:
-        """Run all statements as one transaction; returns each one's rows.
+    async def transact(self, statements: Sequence[Statement], *, is_snapshot: bool = False) -> list[Rows]:
+        """Run all statements as one transaction; returns each one's rows. `is_snapshot`: reads only, all as of one
+        moment.
 
         Raises Refused, or psycopg.OperationalError if the connection broke or gave no answer in time: then the
         transaction may have happened.
         """
-        if self._preamble:
-            return (await self._transact([(self._preamble, ()), *statements]))[1:]
-        return await self._transact(statements)
+        before = [self._preamble] if self._preamble else []
+        after: list[Statement] = []
+        if is_snapshot:
+            before.insert(0, "begin isolation level repeatable read, read only")
+            after.append(("commit", ()))
+        answers = await self._transact([*((sql, ()) for sql in before), *statements, *after])
+        return answers[len(before) : len(before) + len(statements)]
 
     async def _transact(self, statements: Sequence[Statement]) -> list[Rows]:
         pgconn = self._connection.pgconn
@@ -216,8 +221,6 @@ def _decoded(result: PGresult) -> Rows:
     decoders = [_DECODERS[result.ftype(column)] for column in columns]
     value = result.get_value
     return [
-        tuple(
-            None if (data := value(row, column)) is None else decoders[column](data) for column in columns
-        )
+        tuple(None if (data := value(row, column)) is None else decoders[column](data) for column in columns)
         for row in range(result.ntuples)
     ]

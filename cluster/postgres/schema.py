@@ -34,7 +34,9 @@ _NAME = Text(collation="C")
 _JSON = JSONB(none_as_null=True)
 
 
-def _required(name: str, type_: Text | Integer | BigInteger | Boolean | DateTime | JSONB | LargeBinary) -> Column[object]:
+def _required(
+    name: str, type_: Text | Integer | BigInteger | Boolean | DateTime | JSONB | LargeBinary
+) -> Column[object]:
     return Column(name, type_, nullable=False)
 
 

@@ -16,7 +16,6 @@ from .exchange import Session
 from .names import application_name, without_password
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
     """How to talk to Postgres. Every wait has a limit; times in seconds."""

@@ -6,7 +6,7 @@ found out afterwards (commit.py), since it is rare.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from . import arrays
@@ -29,7 +29,7 @@ _MESSAGE_VALUES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArrayStatement:
     """SQL over rows sent as one array per column: `columns` lists them as `name kind, …`.
 
@@ -41,10 +41,9 @@ class ArrayStatement:
 
     @cached_property
     def _parsed(self) -> list[tuple[str, arrays.Encoder, str]]:
-        return [
-            (name, *_KINDS[kind]) for name, kind in (column.split() for column in self.columns.split(", "))
-        ]
+        return [(name, *_KINDS[kind]) for name, kind in (column.split() for column in self.columns.split(", "))]
 
+    @cache  # noqa: B019 - the statements are module constants
     def sql(self, schema: str) -> str:
         """The text for one schema (already quoted)."""
         names = ", ".join(name for name, _, _ in self._parsed)
@@ -54,9 +53,7 @@ class ArrayStatement:
 
     def parameters(self, rows: Sequence[tuple[Any, ...]]) -> list[object]:
         """The rows, column by column, ready to send."""
-        return [
-            encode(values) for (_, encode, _), values in zip(self._parsed, zip(*rows, strict=True), strict=True)
-        ]
+        return [encode(values) for (_, encode, _), values in zip(self._parsed, zip(*rows, strict=True), strict=True)]
 
 
 def _counted(change: str) -> str:
@@ -98,9 +95,7 @@ CLOCK = "select (extract(epoch from clock_timestamp()) * 1000000)::int8"
 
 # Deletions, in the order of execution
 
-CONSUMED = ArrayStatement(
-    f"{_ADDRESS}, position int8, message_id text", _delete("inbox", "position", "message_id")
-)
+CONSUMED = ArrayStatement(f"{_ADDRESS}, position int8, message_id text", _delete("inbox", "position", "message_id"))
 REMINDERS_GONE = ArrayStatement(
     f"{_ADDRESS}, name text, generation int8, due_at time, is_fired bool",
     _counted(
@@ -172,9 +167,7 @@ DEAD_LETTERS = ArrayStatement(
         "dead_letters",
         more=", died_at",
         select=f"{_MESSAGE_VALUES}, u.attempts, u.error, statement_timestamp()",
-        then=_replacing(
-            "message_id", "position, kind, name, args, sender, reply_to, extra, attempts, error, died_at"
-        ),
+        then=_replacing("message_id", "position, kind, name, args, sender, reply_to, extra, attempts, error, died_at"),
     ),
 )
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -117,6 +118,7 @@ class ActivityRunner:
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
+        stopping: list[asyncio.Task[None]] = []  # the loop holds tasks weakly
 
         def stop() -> None:
             tasks = list(self._tasks.values())
@@ -128,7 +130,7 @@ class ActivityRunner:
                 self._loop.stop()
 
             if tasks:
-                self._stopping = self._loop.create_task(finish())
+                stopping.append(self._loop.create_task(finish()))
             else:
                 self._loop.stop()
 
@@ -166,7 +168,11 @@ class ActivityRunner:
             context = contextvars.Context()
             task = self._loop.create_task(self._attempt(what), context=context)
             self._tasks[key] = task
-            task.add_done_callback(lambda task, key=key: self._tasks.pop(key, None))
+            task.add_done_callback(partial(self._ended, key))
+
+    def _ended(self, key: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
 
     async def _attempt(self, call: ActivityCall) -> None:
         result: bytes | None = None
@@ -184,8 +190,9 @@ class ActivityRunner:
     async def _execute(self, call: ActivityCall) -> bytes:
         limit = call.options.timeout
         limit_s = None if limit is None else limit.total_seconds()
+        scope = asyncio.timeout(limit_s)
         try:
-            async with asyncio.timeout(limit_s) as scope:
+            async with scope:
                 if call.options.resources:
                     if self._pool is None:
                         raise ApplicationError(

@@ -21,8 +21,8 @@ from ..store.rows import AttemptRow, Batch
 from .deliveries import Delivery
 
 if TYPE_CHECKING:
-    from .activation import Activation
     from .engine import Engine
+    from .turns.record import Record
 
 log = logging.getLogger("perdure.engine")
 
@@ -34,8 +34,8 @@ class Committer:
 
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
-        self._dirty: dict[EntityId, Activation] = {}
-        self._arrivals: deque[tuple[Activation, Delivery]] = deque()
+        self._dirty: dict[EntityId, Record] = {}
+        self._arrivals: deque[tuple[Record, Delivery]] = deque()
         self._attempts: deque[tuple[EntityId, int, AttemptRow]] = deque()
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -55,13 +55,13 @@ class Committer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def dirty(self, activation: "Activation") -> None:
+    def dirty(self, activation: "Record") -> None:
         """The activation has something to write."""
         self._dirty[activation.id] = activation
         self._wanted.set()
         self._idle.clear()
 
-    def persist(self, activation: "Activation", delivery: Delivery) -> None:
+    def persist(self, activation: "Record", delivery: Delivery) -> None:
         """Write this accepted one-way message into the inbox."""
         if not delivery.is_stored and not delivery.is_storing:
             delivery.is_storing = True
@@ -135,11 +135,11 @@ class Committer:
             delivery.acknowledge(activation.durable)
         return True
 
-    def _collect(self) -> tuple[Batch, "list[Activation]", "list[tuple[Activation, Delivery]]"]:
+    def _collect(self) -> tuple[Batch, "list[Record]", "list[tuple[Record, Delivery]]"]:
         engine = self._engine
         batch = Batch(incarnation=engine.incarnation, epochs={}, writes=[])
-        activations: list[Activation] = []
-        arrivals: list[tuple[Activation, Delivery]] = []
+        activations: list[Record] = []
+        arrivals: list[tuple[Record, Delivery]] = []
         limit = engine.settings.commit_entities_max
         while self._dirty and len(activations) < limit:
             _, activation = self._dirty.popitem()
@@ -163,7 +163,7 @@ class Committer:
         return batch, activations, arrivals
 
     def _conflicted(
-        self, conflict: WriteConflict, activations: "list[Activation]", arrivals: "list[tuple[Activation, Delivery]]"
+        self, conflict: WriteConflict, activations: "list[Record]", arrivals: "list[tuple[Record, Delivery]]"
     ) -> None:
         named = set(conflict.entities)
         guilty = [a for a in activations if a.id in named] or activations
@@ -178,6 +178,6 @@ class Committer:
             self.persist(activation, delivery)
         self._wanted.set()
 
-    def _lost(self, activations: "list[Activation]", arrivals: "list[tuple[Activation, Delivery]]") -> None:
+    def _lost(self, activations: "list[Record]", arrivals: "list[tuple[Record, Delivery]]") -> None:
         for activation in {*activations, *(a for a, _ in arrivals)}:
             self._engine.drop(activation)

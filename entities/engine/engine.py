@@ -9,6 +9,7 @@ Ownership: `epochs` are the shards that messages are accepted for; `epochs_held`
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import sys
 import time
@@ -33,6 +34,7 @@ from .deliveries import ActivityDone, Delivery, Fire, Item
 from .readers import Readers
 from .run import ActivityDetail, Operation, Run
 from .settings import EngineSettings
+from .turns.record import Record
 from .wheel import Wheel
 
 log = logging.getLogger("perdure.engine")
@@ -83,7 +85,7 @@ class Engine:
         self._activities = ActivityRunner(settings, self._activity_finished, outlets.activity_pool)
         self._under_way: dict[str, ActivityCall] = {}
         self._waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}
-        self._ready: deque[Activation] = deque()
+        self._ready: deque[Record] = deque()
         self._tick_queued = False
         self._hints: dict[EntityId, None] = {}
         self._hint_queued = False
@@ -323,13 +325,13 @@ class Engine:
             else:
                 self.activate(entity)
 
-    def look_up(self, activation: Activation, delivery: Delivery) -> None:
+    def look_up(self, activation: Record, delivery: Delivery) -> None:
         """Find out whether this message has an outcome already."""
         self._readers.look_up(activation, delivery)
 
     # --- turns ---
 
-    def ready(self, activation: Activation) -> None:
+    def ready(self, activation: Record) -> None:
         """The activation has something to do."""
         if not activation.is_queued and not activation.is_dead:
             activation.is_queued = True
@@ -387,21 +389,21 @@ class Engine:
 
     # --- commits ---
 
-    def dirty(self, activation: Activation) -> None:
+    def dirty(self, activation: Record) -> None:
         """The activation has something to write."""
         self._committer.dirty(activation)
 
-    def persist(self, activation: Activation, delivery: Delivery) -> None:
+    def persist(self, activation: Record, delivery: Delivery) -> None:
         """Write an accepted one-way message into the inbox."""
         self._committer.persist(activation, delivery)
 
-    def after_commit(self, activation: Activation) -> None:
+    def after_commit(self, activation: Record) -> None:
         """Its outputs are out."""
         self._readers.remember_consumed(activation)
         if self.settings.evict_after_every_turn and activation.is_idle() and not activation.is_dead:
             self._remove(activation)
 
-    def drop(self, activation: Activation) -> None:
+    def drop(self, activation: Record) -> None:
         """What the activation believes is not what the store holds: begin again from the store."""
         if activation.is_dead:
             return
@@ -418,7 +420,7 @@ class Engine:
         for item in items:
             self.activate(activation.id, item)
 
-    def _remove(self, activation: Activation) -> None:
+    def _remove(self, activation: Record) -> None:
         self.active.pop(activation.id, None)
         activation.close()
         if self._under_way and activation.shard not in self.epochs:
@@ -495,7 +497,7 @@ class Engine:
 
     # --- activities ---
 
-    def start_activity(self, activation: Activation, run: Run, operation: Operation) -> None:
+    def start_activity(self, activation: Record, run: Run, operation: Operation) -> None:
         """The commit that asked for it is durable (or a journal says so): run it until it has an outcome."""
         if activation.runs.get(run.row.workflow) is not run or operation.number not in run.pending:
             return
@@ -513,7 +515,7 @@ class Engine:
             number=operation.number,
             name=operation.name,
             fn=detail.fn,
-            is_async=asyncio.iscoroutinefunction(detail.fn),
+            is_async=inspect.iscoroutinefunction(detail.fn),
             signature=detail.signature,
             args=detail.args,
             options=detail.options,

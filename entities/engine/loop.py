@@ -95,12 +95,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 if task.done():
                     continue
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is meant
-                coro = task.get_coro()
-                if coro is not None:
-                    try:
-                        coro.close()
-                    except BaseException as error:  # noqa: BLE001 - user code in `finally`; the run is gone anyway
-                        log.debug("closing a workflow coroutine: %r", error)
+                coro: Any = task.get_coro()
+                try:
+                    coro.close()
+                except BaseException as error:  # noqa: BLE001 - user code in `finally`; the run is gone anyway
+                    log.debug("closing a workflow coroutine: %r", error)
             self._ready.clear()
         finally:
             asyncio._set_running_loop(outer)  # noqa: SLF001
@@ -111,19 +110,19 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self.now_us / 1e6
 
-    def call_soon(
+    def call_soon(  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
         self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         timer = WorkflowTimer(when, callback, args, self, context)
@@ -172,10 +171,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # --- what cannot be durable ---
 
-    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         raise _not_durable("threads (call_soon_threadsafe)")
 
-    def run_in_executor(self, *args: Any, **kwargs: Any) -> Any:
+    def run_in_executor(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         raise _not_durable("a thread (run_in_executor, asyncio.to_thread)")
 
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
@@ -199,13 +198,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
         raise _not_durable("a subprocess")
 
-    def add_reader(self, *args: Any, **kwargs: Any) -> Any:
+    def add_reader(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         raise _not_durable("a socket (add_reader)")
 
-    def add_writer(self, *args: Any, **kwargs: Any) -> Any:
+    def add_writer(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         raise _not_durable("a socket (add_writer)")
 
-    def add_signal_handler(self, *args: Any, **kwargs: Any) -> Any:
+    def add_signal_handler(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         raise _not_durable("a signal handler")
 
 

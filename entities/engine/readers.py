@@ -21,8 +21,8 @@ from ..store.rows import HistoryRow
 from .deliveries import Delivery
 
 if TYPE_CHECKING:
-    from .activation import Activation
     from .engine import Engine
+    from .turns.record import Record
 
 log = logging.getLogger("perdure.engine")
 
@@ -41,7 +41,7 @@ class Readers:
         self._tasks: list[asyncio.Task[None]] = []
         self._loads: dict[EntityId, None] = {}
         self._mail: dict[EntityId, None] = {}
-        self._lookups: deque[tuple[Activation, Delivery]] = deque()
+        self._lookups: deque[tuple[Record, Delivery]] = deque()
         self._parked: deque[tuple[EntityId, str]] = deque()
         self._gained: set[int] = set()
         self._load_wanted = asyncio.Event()
@@ -103,7 +103,7 @@ class Readers:
         self._mail[entity] = None
         self._mail_wanted.set()
 
-    def look_up(self, activation: "Activation", delivery: Delivery) -> None:
+    def look_up(self, activation: "Record", delivery: Delivery) -> None:
         """Find out whether a message has an outcome already."""
         self._lookups.append((activation, delivery))
         self._lookup_wanted.set()
@@ -130,7 +130,7 @@ class Readers:
 
     # --- mail that was consumed while it was being read ---
 
-    def remember_consumed(self, activation: "Activation") -> None:
+    def remember_consumed(self, activation: "Record") -> None:
         """Called after each commit: ids that a query which is under way may still bring."""
         if not self._mail_queries:
             if self._consumed:
@@ -140,7 +140,7 @@ class Readers:
         ids.update(activation.just_consumed)
         activation.just_consumed = ()
 
-    def was_consumed(self, activation: "Activation", message_id: str) -> bool:
+    def was_consumed(self, activation: "Record", message_id: str) -> bool:
         """Whether this message was consumed by a commit that the query may not have seen."""
         return message_id in self._consumed.get(activation.id, ())
 
@@ -194,7 +194,7 @@ class Readers:
                 if not activation.is_dead:
                     self._looked_up(activation, delivery, found.get(key))
 
-    def _looked_up(self, activation: "Activation", delivery: Delivery, row: HistoryRow | None) -> None:
+    def _looked_up(self, activation: "Record", delivery: Delivery, row: HistoryRow | None) -> None:
         delivery.needs_lookup = False
         if row is not None:
             if delivery in activation.mailbox:

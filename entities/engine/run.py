@@ -108,7 +108,7 @@ class Run:
         self._is_closed = False
         self._is_replaying = False
         self._random = Random(row.run_id)  # noqa: S311 - repeatable chance is the point
-        self._loop = WorkflowLoop(self)
+        self._loop = WorkflowLoop(self)  # type: ignore[abstract]  # all that asyncio itself needs is there
         self._method = definition.workflows[row.workflow]
         self._state = state
         self._main: asyncio.Task[Any] | None = None

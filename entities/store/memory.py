@@ -62,8 +62,12 @@ class MemoryStore(MemoryDirectory):
         self._entities: dict[EntityId, _Entity] = {}
         self.parked: dict[EntityId, str] = {}
         """Entities whose stored state cannot be loaded, with the reason."""
-        self.dead_letters: list[DeadLetter] = []
-        """Messages given up, oldest first."""
+        self._dead_letters: dict[tuple[EntityId, str], DeadLetter] = {}
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """Messages given up, oldest first; one that dies again is there once."""
+        return list(self._dead_letters.values())
 
     # --- The group commit ---------------------------------------------------------------------------------------------
 
@@ -74,12 +78,12 @@ class MemoryStore(MemoryDirectory):
         if conflicts:
             names = ", ".join(map(str, conflicts[:5]))
             raise WriteConflict(f"{len(conflicts)} entities are not as expected: {names}", entities=conflicts)
+        for entity, _, attempt in batch.attempts:
+            self._entity(entity).attempts[attempt.operation] = attempt
         for write in batch.writes:
             self._delete(write)
         for write in batch.writes:
             self._insert(write, now)
-        for entity, _, attempt in batch.attempts:
-            self._entity(entity).attempts[attempt.operation] = attempt
         self._deliver(envelope for _, envelope in batch.arrivals)
         return now
 
@@ -141,7 +145,7 @@ class MemoryStore(MemoryDirectory):
         stored.journal.update(((row.workflow, row.run_id, row.number), (now, row)) for row in write.journal)
         stored.items.update(((item.mailbox, item.position), item) for item in write.items_put)
         stored.attempts.update((row.operation, row) for row in write.attempts_set)
-        self.dead_letters.extend(write.dead_letters)
+        self._dead_letters.update(((write.entity, letter.envelope.id), letter) for letter in write.dead_letters)
         self._deliver(write.waiting)
         self._deliver(write.outbox)
 

@@ -52,6 +52,19 @@ class WriteConflict(PerdureError):
         self.entities = tuple(entities)
 
 
+class NotStorable(PerdureError):
+    """Nothing of the batch was written: the database refuses values of `entities`, and always will.
+
+    A safety net: the engine checks values before it commits. Without it one entity's value would fail every batch.
+    """
+
+    code = "not_storable"
+
+    def __init__(self, message: str = "", /, *, entities: Sequence[EntityId] = (), **details: object) -> None:
+        super().__init__(message, **details)
+        self.entities = tuple(entities)
+
+
 class EntityStore(Protocol):
     """Reading entities, and the group commit."""
 
@@ -61,7 +74,7 @@ class EntityStore(Protocol):
         Raises HostFenced if the incarnation is not active or draining, or does not own a touched shard at the given epoch;
         WriteConflict if an entity's version is not `expected_version`, a history row's message id exists already,
         a reminder in `reminders_gone` is not there exactly so (or, if fired, is not due yet), or a taken mailbox
-        item is gone; StoreUnavailable if the database failed (then look at `maybe_applied`).
+        item is gone; NotStorable if the database cannot hold a value; StoreUnavailable if the database failed (then look at `maybe_applied`).
         """
         ...
 

@@ -42,7 +42,7 @@ def send_push_notification(customer_id: str, text: str) -> None:
 
 def post(path: str, **body: str | int) -> dict[str, Any]:
     """Raises CardDeclined if the service refuses; anything else that goes wrong is worth another attempt."""
-    answer = outside.post(path, json=body, headers={"Idempotency-Key": activity_info().idempotency_key})
+    answer = outside.post(path, json=body | {"idempotency_key": activity_info().idempotency_key})
     if answer.status_code == httpx.codes.PAYMENT_REQUIRED:
         raise CardDeclined(str(answer.json()["detail"]))
     answer.raise_for_status()

@@ -1,23 +1,24 @@
 """The whole business: an order, its customer, and the board on which drivers find open orders.
 
-All of this survives the death of any process: fields are durable, and `Order.run` goes on where it was.
+Fields are durable, every handler is one atomic step, and `Order.run` outlives any process: after a crash it goes on
+where it was.
 """
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Literal, Never
+from typing import Annotated, Literal, Never
 
 from perdure.entities import ApplicationError, Entity, condition, handler, now, query, workflow
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from .activities import CardDeclined, charge_customer, refund, send_push_notification
+from .activities import charge_customer, refund, send_push_notification
 from .menu import Product, product_by_id
 
 Status = Literal["Charging card", "Paid", "Picked up", "Delivered", "Refunding"]
 
 
 class Limits(BaseModel, frozen=True):
-    """How long an order waits, in seconds. Part of its input, so that it is the same after a crash."""
+    """How long an order waits, in seconds. They are input of the order, so a crash or a new release keeps them."""
 
     pick_up_s: float = 60
     deliver_s: float = 60
@@ -27,33 +28,30 @@ class Limits(BaseModel, frozen=True):
 LIMITS = Limits()
 
 
-class OrderStatus(BaseModel):
-    """What the pages show of an order."""
+class OrderStatus(BaseModel, from_attributes=True):
+    """An order as its customer, the driver and the pages see it."""
 
-    order_id: str
+    key: str
     customer_id: str
     product: Product | None
-    """None: nobody has ordered under this id."""
     status: Status
     problem: str
-    """Why the order failed, or empty."""
-    is_refunded: bool
     ordered_at: datetime | None
     due_at: datetime | None
-    """Until when somebody must act, where somebody must."""
     delivered_at: datetime | None
     is_rating_wanted: bool
     stars: int | None
 
 
 class Order(Entity):
+    """One meal, from the tap on the menu to the rating."""
+
     customer_id: str = ""
     product: Product | None = None
     status: Status = "Charging card"
-    problem: str = ""
-    is_refunded: bool = False
+    problem: str = ""  # why the order failed, once it has
     ordered_at: datetime | None = None
-    due_at: datetime | None = None
+    due_at: datetime | None = None  # until when the driver has time
     delivered_at: datetime | None = None
     is_rating_wanted: bool = False
     stars: int | None = None
@@ -67,23 +65,25 @@ class Order(Entity):
         try:
             self.product = product = product_by_id(product_id)
             payment = await charge_customer(product, card)
-        except ApplicationError as error:  # CardDeclined, or no such product: there is nothing to give back
-            await self.fail(str(error))
+        except ApplicationError as refusal:  # card declined, or no such product
+            await self.fail(refusal)
 
-        await self.enter("Paid", within_s=limits.pick_up_s)
+        self.status = "Paid"
+        await self.show_drivers(limits.pick_up_s)
         if not await condition(lambda: self.status == "Picked up", timeout=limits.pick_up_s):
-            await self.give_back(payment, "no driver picked it up in time")
+            await self.give_back(payment, "not picked up in time")
 
-        await self.enter("Picked up", within_s=limits.deliver_s)
+        await self.show_drivers(limits.deliver_s)
         if not await condition(lambda: self.status == "Delivered", timeout=limits.deliver_s):
-            await self.give_back(payment, "it was not delivered in time")
+            await self.give_back(payment, "not delivered in time")
 
-        await self.close()
-        await send_push_notification(customer_id, f"Your {product.name} is here. Enjoy!")
+        await self.show_drivers()
+        await Customer.ref(customer_id).remember.send(await self.state())
+        await send_push_notification(customer_id, f"Your {product.name} has arrived. Enjoy!")
 
-        await asyncio.sleep(limits.rating_s)  # a minute or a year: it costs nothing meanwhile
+        await asyncio.sleep(limits.rating_s)  # a minute or a year: nothing runs and nothing is held meanwhile
         self.is_rating_wanted = True
-        await send_push_notification(customer_id, f"How was the {product.name}? Rate your meal.")
+        await send_push_notification(customer_id, f"Rate your meal. How was the {product.name}?")
 
     @handler
     async def pick_up(self) -> None:
@@ -95,3 +95,76 @@ class Order(Entity):
         if self.status == "Picked up":
             self.status = "Delivered"
             self.delivered_at = now()
+
+    @handler
+    async def rate(self, stars: Annotated[int, Field(ge=1, le=5)]) -> None:
+        if self.is_rating_wanted:
+            self.stars = stars
+
+    @query
+    async def state(self) -> OrderStatus:
+        return OrderStatus.model_validate(self)
+
+    # Steps of the workflow
+
+    async def show_drivers(self, within_s: float | None = None) -> None:
+        self.due_at = None if within_s is None else now() + timedelta(seconds=within_s)
+        await Board.ref("main").update.send(await self.state())
+
+    async def give_back(self, payment: str, reason: str) -> Never:
+        self.status = "Refunding"
+        await self.show_drivers()
+        await refund(payment)
+        await self.fail(ApplicationError(reason, type="TooLate"))
+
+    async def fail(self, error: ApplicationError) -> Never:
+        self.problem = error.message
+        await Customer.ref(self.customer_id).remember.send(await self.state())
+        await send_push_notification(self.customer_id, f"We are sorry, there is no meal today: {error.message}")
+        raise error
+
+
+class Account(BaseModel, from_attributes=True):
+    """What a customer has eaten and spent."""
+
+    key: str
+    meals: int
+    spent_cents: int
+    history: list[OrderStatus]
+
+
+class Customer(Entity):
+    """One per customer, for life: totals of all orders, and the last hundred of them."""
+
+    meals: int = 0
+    spent_cents: int = 0
+    history: list[OrderStatus] = []
+
+    @handler
+    async def remember(self, order: OrderStatus) -> None:
+        """Plain counting is right: what an order sends arrives exactly once, whatever crashes in between."""
+        self.history = [order, *self.history[:99]]
+        if order.product and order.status == "Delivered":
+            self.meals += 1
+            self.spent_cents += order.product.price_cents
+
+    @query
+    async def account(self) -> Account:
+        return Account.model_validate(self)
+
+
+class Board(Entity):
+    """The open orders of a city, so that the driver's page need not search for them."""
+
+    orders: dict[str, OrderStatus] = {}
+
+    @handler
+    async def update(self, order: OrderStatus) -> None:
+        if order.status in ("Paid", "Picked up"):
+            self.orders[order.key] = order
+        else:
+            self.orders.pop(order.key, None)
+
+    @query
+    async def open_orders(self) -> list[OrderStatus]:
+        return list(self.orders.values())

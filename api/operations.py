@@ -1,0 +1,125 @@
+"""What a caller can do to an entity over HTTP: one operation per route, derived from the class.
+
+`pick_up` (handler)   POST /{key}/pick_up
+`state` (query)       GET /{key}/state?…, POST /{key}/state
+`run` (workflow)      POST /{key}/run/start, GET /{key}/run/result, POST /{key}/run/cancel, POST /{key}/run/terminate
+`decision` (mailbox)  POST /{key}/decision
+"""
+
+import difflib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..entities.definition import EntityDefinition, Registry
+from ..entities.descriptors import Mailbox, Method
+from ..entities.errors import UnknownHandler, UnknownType
+from ..entities.messages import Kind
+from .problems import Refused
+
+
+class Action(StrEnum):
+    """What happens."""
+
+    CALL = "call"
+    QUERY = "query"
+    START = "start"
+    RESULT = "result"
+    CANCEL = "cancel"
+    TERMINATE = "terminate"
+    SIGNAL = "signal"
+
+    @property
+    def kind(self) -> Kind:
+        """The message that does it."""
+        return Kind(self.value)
+
+
+WORKFLOW_ACTIONS = {
+    "start": ("POST", Action.START),
+    "result": ("GET", Action.RESULT),
+    "cancel": ("POST", Action.CANCEL),
+    "terminate": ("POST", Action.TERMINATE),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One thing to do with one member of an entity class."""
+
+    definition: EntityDefinition
+    name: str
+    """Of the member."""
+    action: Action
+    method: str
+    """Of HTTP."""
+    member: Method[Any, Any] | Mailbox[Any]
+
+    @property
+    def path(self) -> str:
+        """Below the entity: `pick_up`, `run/start`."""
+        return f"{self.name}/{self.action}" if self.action.value in WORKFLOW_ACTIONS else self.name
+
+
+class Operations:
+    """The operations of one entity class, by path and HTTP method."""
+
+    def __init__(self, definition: EntityDefinition) -> None:
+        self.definition = definition
+        self._by_path: dict[str, dict[str, Operation]] = {}
+        for name in definition.handlers:
+            self._add(name, Action.CALL, "POST", definition.handlers[name])
+        for name in definition.queries:
+            self._add(name, Action.QUERY, "GET", definition.queries[name])
+            self._add(name, Action.QUERY, "POST", definition.queries[name])
+        for name in definition.workflows:
+            for method, action in WORKFLOW_ACTIONS.values():
+                self._add(name, action, method, definition.workflows[name])
+        for name in definition.mailboxes:
+            self._add(name, Action.SIGNAL, "POST", definition.mailboxes[name])
+
+    def _add(self, name: str, action: Action, method: str, member: Method[Any, Any] | Mailbox[Any]) -> None:
+        operation = Operation(definition=self.definition, name=name, action=action, method=method, member=member)
+        self._by_path.setdefault(operation.path, {})[method] = operation
+
+    def __iter__(self) -> "Any":
+        for methods in self._by_path.values():
+            yield from methods.values()
+
+    def find(self, path: str, method: str) -> Operation:
+        """Raises UnknownHandler with close matches, or Refused (405) with the methods that there are."""
+        methods = self._by_path.get(path)
+        if methods is None:
+            raise self._unknown(path)
+        operation = methods.get(method)
+        if operation is None:
+            allowed = ", ".join(sorted(methods))
+            raise Refused(
+                405,
+                "method_not_allowed",
+                f"{self.definition.name}.{path.replace('/', '.')} takes {allowed}, not {method}",
+                headers={"Allow": allowed},
+            )
+        return operation
+
+    def _unknown(self, path: str) -> UnknownHandler:
+        name = path.partition("/")[0]
+        if name in self.definition.workflows:
+            actions = ", ".join(f"{verb} …/{name}/{action}" for action, (verb, _) in WORKFLOW_ACTIONS.items())
+            return UnknownHandler(f"{self.definition.name}.{name} is a workflow: {actions}")
+        error = self.definition.unknown(name)
+        names = [operation.name for operation in self]
+        close = difflib.get_close_matches(name, dict.fromkeys(names), n=3)
+        return UnknownHandler(error.message, suggestions=close) if close else error
+
+
+def find_type(registry: Registry, name: str) -> EntityDefinition:
+    """Raises UnknownType with close matches."""
+    definition = registry.find(name)
+    if definition is not None:
+        return definition
+    close = difflib.get_close_matches(name, [known.name for known in registry], n=3)
+    try:
+        return registry.get(name)
+    except UnknownType as error:
+        raise (UnknownType(error.message, suggestions=close) if close else error) from None

@@ -1,0 +1,77 @@
+"""Settings of the edges, from the environment: every variable begins with `PERDURE_`.
+
+Nothing here is needed for development. Secrets are `SecretStr`, so that no log, traceback or repr shows them.
+"""
+
+import difflib
+import os
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ..entities.signature import PAYLOAD_BYTES_MAX
+
+API_KEY_CHARS_MIN = 16
+PREFIX = "PERDURE_"
+
+
+class Settings(BaseSettings):
+    """What a gateway needs to know. Arguments win over the environment, the environment over a `.env` file."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    dsn: SecretStr = SecretStr("")
+    """Postgres. Empty: `perdure dev` brings its own, everything else refuses to start."""
+    namespace: str = "perdure"
+    """One Postgres schema, one set of hosts."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Comma-separated; any of them opens the gateway (two at a time while one is being replaced). Write a key as
+    `sha256:<hex of its SHA-256>` to keep the key itself out of the environment."""
+    insecure_bind: bool = False
+    """Allow an address that others can reach although there are no API keys."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names that are accepted beside the loopback ones where there are no API keys."""
+
+    body_bytes_max: int = Field(default=PAYLOAD_BYTES_MAX, ge=1_024)
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """A request body that has not arrived by then is refused."""
+    call_wait_s: float = Field(default=30.0, gt=0)
+    """How long a request waits for its answer if it does not say."""
+    call_wait_max_s: float = Field(default=300.0, gt=0)
+    """Longer waits are shortened to this."""
+    show_errors: bool = False
+    """Whether callers see the text of unexpected exceptions of user code (their class they always see)."""
+    docs: bool = True
+    """Whether `/docs` and `/openapi.json` are served."""
+
+    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in keys:
+            text = key.get_secret_value()
+            if len(text) < API_KEY_CHARS_MIN or not text.isascii() or not text.isprintable() or " " in text:
+                raise ValueError(
+                    f"an API key is {API_KEY_CHARS_MIN} or more ASCII characters without spaces; make one with "
+                    "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
+                )
+        return keys
+
+
+def unknown_variables() -> list[str]:
+    """Warnings for variables with our prefix that mean nothing: most likely a typing error."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    warnings: list[str] = []
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.upper().startswith(PREFIX + "_"):
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            warnings.append(f"{name} means nothing to Perdure" + (f"; did you mean {close[0]}?" if close else ""))
+    return warnings

@@ -1,0 +1,47 @@
+"""Removal of what nobody needs any more, in bounded pieces, so that no long transaction holds back vacuum."""
+
+from dataclasses import dataclass
+
+from .exchange import Session
+
+_BEFORE = "clock_timestamp() - $1::int8 * interval '1 microsecond'"
+
+# By ctid: BRIN narrows the scan to old pages, and the rows found need no second look-up by key.
+_HISTORY = f"""
+with hit as (
+    delete from {{s}}.history where ctid = any(array(
+        select ctid from {{s}}.history where recorded_at < {_BEFORE} limit $2::int8
+    )) and recorded_at < {_BEFORE} returning 1
+) select count(*) from hit"""
+
+_RUNS = f"""
+delete from {{s}}.runs where ctid = any(array(
+    select ctid from {{s}}.runs where ended_at < {_BEFORE} limit $2::int8
+)) and ended_at < {_BEFORE}"""
+
+# Of runs that have been removed, or replaced by the next one. A run that ended keeps its journal as long as its row.
+_JOURNAL = f"""
+delete from {{s}}.journal where ctid = any(array(
+    select t.ctid from {{s}}.journal t
+    where t.recorded_at < {_BEFORE} and not exists (
+        select from {{s}}.runs r
+        where (r.shard, r.type, r.key, r.workflow, r.run_id) = (t.shard, t.type, t.key, t.workflow, t.run_id)
+    ) limit $2::int8
+)) and recorded_at < {_BEFORE}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Janitor:
+    """Prunes one namespace."""
+
+    schema: str
+    """Quoted."""
+
+    async def prune(self, session: Session, *, older_than_us: int, limit: int) -> int:
+        """See EntityStore.prune. Each table in a transaction of its own, at most `limit` rows of each."""
+        parameters = (older_than_us, limit)
+        deleted = 0
+        for template in (_HISTORY, _RUNS, _JOURNAL):
+            (rows,) = await session.transact([(template.replace("{s}", self.schema), parameters)])
+            deleted += sum(count for (count,) in rows)
+        return deleted

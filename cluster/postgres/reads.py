@@ -1,0 +1,214 @@
+"""Reading entities: batched by arrays of addresses, each method one read-only transaction in one round trip."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ...entities.ids import EntityId
+from ...entities.messages import Envelope
+from ...entities.shard import shard_of
+from ...entities.store.rows import (
+    AttemptRow,
+    HistoryRow,
+    JournalRow,
+    Loaded,
+    MailboxItem,
+    ReminderKind,
+    ReminderRow,
+    RunRow,
+    RunStatus,
+)
+from .arrays import Array, int4s, texts
+from .exchange import Rows, Session
+from .messages import from_columns
+from .statements import CLOCK
+
+_strings = msgspec.json.Decoder(tuple[str, ...]).decode
+
+_ADDRESSES = "unnest($1::int4[], $2::text[], $3::text[]) as u (shard, type, key)"
+_OF_ENTITY = "t.shard = u.shard and t.type = u.type and t.key = u.key"
+_MESSAGE = "t.position, t.message_id, t.kind, t.name, t.args, t.sender, t.reply_to, t.extra"
+_RUN = (
+    "t.workflow, t.run_id, t.status, t.args, t.fingerprint, t.started_at, t.ended_at, t.outcome, t.in_flight,"
+    " t.waiting, t.reply_to, t.chain"
+)
+
+_ENTITIES = f"""
+select u.type, u.key, t.version, t.state, t.schema_version, t.clock
+from {_ADDRESSES} join {{s}}.entities t on {_OF_ENTITY}"""
+
+_RUNS = f"""
+select u.type, u.key, {_RUN}
+from {_ADDRESSES} join {{s}}.runs t on {_OF_ENTITY} order by t.workflow"""
+
+_JOURNAL = f"""
+select u.type, u.key, t.workflow, t.run_id, t.number, t.version, t.entry
+from {_ADDRESSES} join {{s}}.runs r on (r.shard, r.type, r.key) = (u.shard, u.type, u.key)
+    and r.status in ('running', 'parked')
+join {{s}}.journal t on {_OF_ENTITY} and t.workflow = r.workflow and t.run_id = r.run_id
+order by t.workflow, t.number"""
+
+_ITEMS = f"""
+select u.type, u.key, t.mailbox, t.position, t.message_id, t.item
+from {_ADDRESSES} join {{s}}.mailbox_items t on {_OF_ENTITY} order by t.mailbox, t.position"""
+
+_ATTEMPTS = f"""
+select u.type, u.key, t.operation, t.activity, t.attempt, t.error, t.next_at, t.first_at
+from {_ADDRESSES} join {{s}}.attempts t on {_OF_ENTITY} order by t.operation"""
+
+_INBOX = f"""
+select u.type, u.key, m.*
+from {_ADDRESSES} cross join lateral (
+    select {_MESSAGE} from {{s}}.inbox t where {_OF_ENTITY} order by t.position, t.message_id limit $4::int8
+) m
+order by u.type collate "C", u.key collate "C", m.position, m.message_id"""
+
+_WITH_MAIL = """
+select m.type, m.key from unnest($1::int4[]) as u (shard) cross join lateral (
+    select distinct t.type, t.key from {s}.inbox t where t.shard = u.shard order by t.type, t.key limit $2::int8
+) m
+order by m.type, m.key limit $2::int8"""
+
+_OUTCOMES = """
+select t.type, t.key, t.message_id, t.version, t.kind, t.name, t.sender, t.fingerprint, t.args, t.ok, t.outcome
+from unnest($1::int4[], $2::text[], $3::text[], $4::text[]) as u (shard, type, key, message_id)
+join {s}.history t on (t.shard, t.type, t.key, t.message_id) = (u.shard, u.type, u.key, u.message_id)"""
+
+_DUE = """
+select m.* from unnest($1::int4[]) as u (shard) cross join lateral (
+    select t.type, t.key, t.name, t.kind, t.generation, t.due_at, t.every_us, t.catch_up_all, t.handler, t.args
+    from {s}.reminders t where t.shard = u.shard and t.due_at <= to_timestamp(0) + $2::int8 * interval '1 microsecond'
+    order by t.due_at limit $3::int8
+) m
+order by m.due_at, m.type, m.key, m.name limit $3::int8"""
+
+_IN_FLIGHT = """
+select m.type, m.key from unnest($1::int4[]) as u (shard) cross join lateral (
+    select distinct t.type, t.key from {s}.runs t
+    where t.shard = u.shard and t.in_flight and (t.type, t.key) > ($2::text collate "C", $3::text collate "C")
+    order by t.type, t.key limit $4::int8
+) m
+order by m.type, m.key limit $4::int8"""
+
+_RUN_OF = f"""
+select {_RUN} from {{s}}.runs t
+where t.shard = $1::int4 and t.type = $2::text and t.key = $3::text and t.workflow = $4::text"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads of one namespace. Every method takes the session to run on."""
+
+    schema: str
+    """Quoted."""
+    shard_count: int
+
+    async def load(self, session: Session, entities: Sequence[EntityId], *, inbox_max: int) -> list[Loaded]:
+        addresses = self._addresses(set(entities))
+        queries = (_ENTITIES, _RUNS, _JOURNAL, _ITEMS, _ATTEMPTS)
+        answers = await session.transact(
+            [
+                *((self._sql(query), addresses) for query in queries),
+                (self._sql(_INBOX), (*addresses, inbox_max)),
+            ],
+            is_snapshot=True,
+        )
+        states = {(row[0], row[1]): row[2:] for row in answers[0]}
+        runs, journal, items, attempts, inbox = (_by_entity(rows) for rows in answers[1:])
+        return [
+            _loaded(
+                EntityId(*entity),
+                states.get(entity),
+                runs=list(map(_run_row, runs[entity])),
+                journal=[JournalRow(*row) for row in journal[entity]],
+                items=[MailboxItem(*row) for row in items[entity]],
+                attempts=[AttemptRow(*row) for row in attempts[entity]],
+                inbox=[from_columns(*entity, row) for row in inbox[entity]],
+            )
+            for entity in entities
+        ]
+
+    async def inbox(self, session: Session, entities: Sequence[EntityId], *, per_entity_max: int) -> list[Envelope]:
+        addresses = self._addresses(set(entities))
+        (rows,) = await session.transact([(self._sql(_INBOX), (*addresses, per_entity_max))])
+        return [from_columns(row[0], row[1], row[2:]) for row in rows]
+
+    async def with_mail(self, session: Session, shards: Collection[int], *, limit: int) -> list[EntityId]:
+        (rows,) = await session.transact([(self._sql(_WITH_MAIL), (int4s(sorted(set(shards))), limit))])
+        return [EntityId(*row) for row in rows]
+
+    async def outcomes(
+        self, session: Session, keys: Sequence[tuple[EntityId, str]]
+    ) -> dict[tuple[EntityId, str], HistoryRow]:
+        wanted = list(dict.fromkeys(keys))
+        addresses = self._addresses([entity for entity, _ in wanted])
+        message_ids = texts([message_id for _, message_id in wanted])
+        (rows,) = await session.transact([(self._sql(_OUTCOMES), (*addresses, message_ids))])
+        return {(EntityId(row[0], row[1]), row[2]): HistoryRow(*row[2:]) for row in rows}
+
+    async def due(
+        self, session: Session, shards: Collection[int], *, until_us: int, limit: int
+    ) -> tuple[int, list[ReminderRow]]:
+        ((time,), *_), rows = await session.transact(
+            [(CLOCK, ()), (self._sql(_DUE), (int4s(sorted(set(shards))), until_us, limit))]
+        )
+        return time, [
+            ReminderRow(EntityId(type_name, key), name, ReminderKind(kind), *rest)
+            for type_name, key, name, kind, *rest in rows
+        ]
+
+    async def in_flight(
+        self, session: Session, shards: Collection[int], *, after: EntityId | None, limit: int
+    ) -> list[EntityId]:
+        first = after or EntityId("", "")
+        (rows,) = await session.transact([(self._sql(_IN_FLIGHT), (int4s(sorted(set(shards))), *first, limit))])
+        return [EntityId(*row) for row in rows]
+
+    async def run(self, session: Session, entity: EntityId, workflow: str) -> RunRow | None:
+        shard = shard_of(*entity, self.shard_count)
+        (rows,) = await session.transact([(self._sql(_RUN_OF), (shard, *entity, workflow))])
+        return _run_row(rows[0]) if rows else None
+
+    def _sql(self, template: str) -> str:
+        return template.replace("{s}", self.schema)
+
+    def _addresses(self, entities: Iterable[EntityId]) -> tuple[Array, Array, Array]:
+        entities = list(entities)
+        return (
+            int4s([shard_of(*entity, self.shard_count) for entity in entities]),
+            texts([entity.type for entity in entities]),
+            texts([entity.key for entity in entities]),
+        )
+
+
+def _by_entity(rows: Rows) -> defaultdict[tuple[str, str], list[tuple[Any, ...]]]:
+    grouped: defaultdict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
+    for row in rows:
+        grouped[row[0], row[1]].append(row[2:])
+    return grouped
+
+
+def _loaded(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loaded:
+    if state is None:
+        return Loaded(entity=entity, **rest)
+    version, snapshot, schema_version, clock = state
+    return Loaded(entity=entity, version=version, state=snapshot, schema_version=schema_version, clock=clock, **rest)
+
+
+def _run_row(row: tuple[Any, ...]) -> RunRow:
+    workflow, run_id, status, args, fingerprint, started_us, ended_us, *rest, reply_to, chain = row
+    return RunRow(
+        workflow,
+        run_id,
+        RunStatus(status),
+        args,
+        fingerprint,
+        started_us,
+        ended_us or 0,
+        *rest,
+        reply_to=_strings(reply_to),
+        chain=_strings(chain),
+    )

@@ -1,0 +1,181 @@
+"""The store port on Postgres: sessions, and what they run.
+
+`commit` has sessions of its own, and so has the directory, so that neither reads nor a fence that waits can hold back
+a commit or a lease renewal. Nothing is opened before it is needed; what breaks is opened again by the next call.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Self, TypeVar
+
+import psycopg
+
+from ...entities.ids import EntityId
+from ...entities.messages import Envelope
+from ...entities.shard import shard_of
+from ...entities.store.rows import Batch, HistoryRow, HostRow, Loaded, ReminderRow, RunRow, ShardOwner
+from .commit import Committer
+from .directory import DirectoryTables
+from .exchange import Refused, Session, Statement
+from .failures import is_repeatable, unavailable
+from .janitor import Janitor
+from .names import quoted
+from .reads import Reader
+from .sessions import Pool, SessionSettings
+from .statements import CLOCK
+
+COMMIT_SESSIONS = 2
+READ_SESSIONS = 3
+DIRECTORY_SESSIONS = 2
+READ_ATTEMPTS_MAX = 2
+"""A session may have broken while nobody used it; a read is simply repeated on a fresh one."""
+
+_SHARD_COUNT = "select value from {s}.meta where name = 'shard_count'"
+_PARK = """
+insert into {s}.parked (shard, type, key, reason, parked_at)
+values ($1::int4, $2::text, $3::text, $4::text, clock_timestamp())
+on conflict (shard, type, key) do update set reason = excluded.reason, parked_at = excluded.parked_at"""
+_UNPARK = "delete from {s}.parked where shard = $1::int4 and type = $2::text and key = $3::text"
+
+T = TypeVar("T")
+
+
+class PostgresStore:
+    """EntityStore and Directory on Postgres. Belongs to one event loop.
+
+    `settings.incarnation` is the host that commits through this store; empty for everybody else.
+    """
+
+    def __init__(self, settings: SessionSettings, *, namespace: str = "perdure") -> None:
+        self.namespace = namespace
+        self._schema = quoted(namespace)
+        self._commits = Pool(settings, size=COMMIT_SESSIONS)
+        self._reads = Pool(settings, size=READ_SESSIONS)
+        self._directory_sessions = Pool(settings, size=DIRECTORY_SESSIONS)
+        self._directory = DirectoryTables(schema=self._schema)
+        self._janitor = Janitor(schema=self._schema)
+        self._shard_count = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all idle sessions. Calls under way finish first or fail."""
+        for pool in (self._commits, self._reads, self._directory_sessions):
+            await pool.close()
+
+    # --- EntityStore --------------------------------------------------------------------------------------------------
+
+    async def commit(self, batch: Batch) -> int:
+        committer = Committer(schema=self._schema, shard_count=await self.shard_count())
+        async with self._commits.session() as session:
+            return await committer.commit(session, batch)
+
+    async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.load(session, entities, inbox_max=inbox_max))
+
+    async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.inbox(session, entities, per_entity_max=per_entity_max))
+
+    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.with_mail(session, shards, limit=limit))
+
+    async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.outcomes(session, keys))
+
+    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.due(session, shards, until_us=until_us, limit=limit))
+
+    async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.in_flight(session, shards, after=after, limit=limit))
+
+    async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.run(session, entity, workflow))
+
+    async def park(self, entity: EntityId, reason: str) -> None:
+        address = (shard_of(*entity, await self.shard_count()), *entity)
+        statement = self._of(_PARK, *address, reason) if reason else self._of(_UNPARK, *address)
+        await self._read(lambda session: session.transact([statement]))  # repeating it changes nothing
+
+    async def prune(self, *, older_than_us: int, limit: int) -> int:
+        async with self._reads.session() as session:
+            return await _once(self._janitor.prune(session, older_than_us=older_than_us, limit=limit))
+
+    async def clock_us(self) -> int:
+        (((time_us,),),) = await self._read(lambda session: session.transact([(CLOCK, ())]))
+        return int(time_us)
+
+    # --- Directory ----------------------------------------------------------------------------------------------------
+
+    async def shard_count(self) -> int:
+        if not self._shard_count:
+            (((value,),),) = await self._read(lambda session: session.transact([self._of(_SHARD_COUNT)]))
+            self._shard_count = int(value)
+        return self._shard_count
+
+    async def register(self, host: HostRow, *, lease_s: float) -> None:
+        await self._direct(lambda session: self._directory.register(session, host, lease_s=lease_s))
+
+    async def renew(self, incarnation: str, *, lease_s: float) -> int:
+        return await self._direct(lambda session: self._directory.renew(session, incarnation, lease_s=lease_s))
+
+    async def set_draining(self, incarnation: str) -> None:
+        await self._direct(lambda session: self._directory.set_draining(session, incarnation))
+
+    async def fence(self, incarnation: str, *, is_dead: bool) -> bool:
+        return await self._direct(lambda session: self._directory.fence(session, incarnation, is_dead=is_dead))
+
+    async def claim(self, incarnation: str, shards: Collection[int]) -> dict[int, int]:
+        return await self._direct(lambda session: self._directory.claim(session, incarnation, shards))
+
+    async def release(self, incarnation: str, shards: Collection[int]) -> None:
+        await self._direct(lambda session: self._directory.release(session, incarnation, shards))
+
+    async def retire(self, incarnation: str) -> None:
+        await self._direct(lambda session: self._directory.retire(session, incarnation))
+
+    async def owners(self) -> list[ShardOwner]:
+        return await self._read(self._directory.owners)
+
+    async def hosts(self) -> list[HostRow]:
+        return await self._read(self._directory.hosts)
+
+    # --- How ----------------------------------------------------------------------------------------------------------
+
+    async def _reader(self) -> Reader:
+        return Reader(schema=self._schema, shard_count=await self.shard_count())
+
+    async def _read(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Run something that may be repeated at will."""
+        for attempt in range(1, READ_ATTEMPTS_MAX + 1):
+            async with self._reads.session() as session:
+                try:
+                    return await work(session)
+                except (Refused, psycopg.Error) as error:
+                    failure = unavailable(error)
+                    if attempt == READ_ATTEMPTS_MAX or (session.is_usable and not is_repeatable(error)):
+                        raise failure from None
+        raise AssertionError("unreachable")
+
+    async def _direct(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        async with self._directory_sessions.session() as session:
+            return await _once(work(session))
+
+    def _of(self, template: str, *parameters: object) -> Statement:
+        return template.replace("{s}", self._schema), parameters
+
+
+async def _once(work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except (Refused, psycopg.Error) as error:
+        raise unavailable(error) from None

@@ -1,0 +1,125 @@
+"""Activation: rebuilding unfinished runs from their journals, executing nothing.
+
+The run that had the entity's last turn is replayed last, so that its local aliases of the state are live ones, as they
+were before. A run whose code does not fit its journal is *parked*: nothing of it is executed, handlers and queries of
+the entity go on, and the next activation tries again (a fixed deploy resumes it).
+"""
+
+import logging
+
+import msgspec
+
+from ...errors import (
+    PerdureError,
+    RunParked,
+)
+from ...messages import encode_json
+from ...store.rows import (
+    JournalRow,
+    Loaded,
+    RunRow,
+    RunStatus,
+)
+from ..deliveries import (
+    ActivityDone,
+    CheckConditions,
+)
+from ..journal import OperationKind, ReplayMismatch, decode_entry
+from ..loop import SpinningWorkflow
+from ..run import Run
+
+log = logging.getLogger("perdure.engine")
+from .record import NULL
+from .resumes import Resumes
+
+
+class Rebuild(Resumes):
+    """Runs come back to memory."""
+
+    __slots__ = ()
+
+    def _rebuild_runs(self, loaded: Loaded) -> None:
+        """Replay the journals of unfinished runs. The run that had the last turn comes last: its aliases stay live."""
+        live = [row for row in loaded.runs if not row.status.is_terminal]
+        journals = {
+            row.workflow: [j for j in loaded.journal if (j.workflow, j.run_id) == (row.workflow, row.run_id)]
+            for row in live
+        }
+        live.sort(key=lambda row: journals[row.workflow][-1].version if journals[row.workflow] else 0)
+        last_version = 0
+        for row in live:
+            run = self._replay(row, journals[row.workflow])
+            if run is not None and journals[row.workflow]:
+                last_version = journals[row.workflow][-1].version
+                self.last_executor = run
+        if self.last_executor is None:
+            return
+        if last_version != self.version:
+            self.definition.replace_fields(self.entity, self.snapshot)
+            self.last_executor = None
+        else:
+            rebuilt = self.definition.dump(self.entity)
+            if rebuilt != self.snapshot:
+                run = self.last_executor
+                self.last_executor = None
+                self.definition.replace_fields(self.entity, self.snapshot)
+                self._park(run, ReplayMismatch(self.snapshot.decode()[:500], rebuilt.decode()[:500], run.entries))
+
+    def _replay(self, row: RunRow, journal: list[JournalRow]) -> Run | None:
+        if row.workflow not in self.definition.workflows:
+            self._park_row(row, f"the class has no workflow `{row.workflow}` any more")
+            return None
+        if row.status is RunStatus.PARKED:
+            # The code may be fixed by now: try; if it still does not fit, the run stays parked.
+            row = row._replace(status=RunStatus.RUNNING, outcome=NULL)
+        run = Run(self.definition, self.entity, self.id, row)
+
+        def replace_fields(state: bytes | None) -> None:
+            self.definition.replace_fields(self.entity, self.definition.dump(self.entity) if state is None else state)
+
+        self.definition.replace_fields(self.entity, self.definition.default_state)
+        try:
+            run.replay((decode_entry(entry.entry) for entry in journal), replace_fields)
+        except (ReplayMismatch, PerdureError, SpinningWorkflow, msgspec.DecodeError) as problem:
+            self._park(run, problem)
+            self.definition.replace_fields(self.entity, self.snapshot)
+            return None
+        run.seen = self.definition.dump(self.entity)
+        if not journal or journal[-1].version != self.version:
+            run.last_turn = -1
+        else:
+            run.last_turn = self.serial
+        if self.rows[row.workflow].status is RunStatus.PARKED:
+            self.rows[row.workflow] = row
+            self._writing().runs.append(row)
+            self._output(None, None)
+        self.runs[row.workflow] = run
+        return run
+
+    def start_pending(self) -> None:
+        """After activation: start again the activities whose outcome is not known."""
+        queued = {(i.call.operation) for i in self.mailbox if isinstance(i, ActivityDone)}
+        for run in self.runs.values():
+            for operation in run.pending.values():
+                if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in queued:
+                    self.engine.start_activity(self, run, operation)
+            if run.true_conditions():
+                self.push_front(CheckConditions(run))
+
+    def _park(self, run: Run, problem: Exception) -> None:
+        run.close()
+        self._park_row(run.row, str(problem))
+
+    def _park_row(self, row: RunRow, reason: str) -> None:
+        log.error("%s.%s is parked: %s", self.id, row.workflow, reason)
+        body = RunParked(
+            f"{self.id}.{row.workflow} is parked: {reason}. Handlers and queries go on; deploy code that fits its journal",
+        ).body()
+        self.runs.pop(row.workflow, None)
+        before = self.rows.get(row.workflow)
+        self.rows[row.workflow] = row = row._replace(
+            status=RunStatus.PARKED, outcome=encode_json(body), in_flight=False, waiting=""
+        )
+        if before is None or before.status is not RunStatus.PARKED or before.outcome != row.outcome:
+            self._writing().runs.append(row)
+            self._output(None, None)

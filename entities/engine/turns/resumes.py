@@ -1,0 +1,239 @@
+"""Turns of workflow runs: feed events in, record what the code asks for, end the run when it has ended.
+
+Promise P7 rests here: an operation's outcome and the state after the resume are one write. Before a run goes on, its
+journal entry notes how other turns have changed the state since it last looked (see `journal`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ...errors import (
+    PerdureError,
+)
+from ...messages import Envelope, OperationAddress, Status, encode_json
+from ...store.rows import (
+    EntityWrite,
+    JournalRow,
+    ReminderKey,
+    ReminderKind,
+    ReminderRow,
+    RunRow,
+    RunStatus,
+)
+from ..deliveries import (
+    CheckConditions,
+    Delivery,
+    Fire,
+    Item,
+    workflow_error,
+)
+from ..journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, encode_entry
+from ..loop import SpinningWorkflow
+from ..run import Run
+
+log = logging.getLogger("perdure.engine")
+from .record import NULL, Record
+
+
+class Resumes(Record):
+    """Resuming and ending runs."""
+
+    __slots__ = ()
+
+    def _resume_operation(self, item: Item, address: OperationAddress, event: Event) -> None:
+        run = self._waiting_run(address)
+        if run is not None:
+            self._resume(run, [event], item)
+
+    def _resume(self, run: Run, events: list[Event], item: Item | None, *, is_same_turn: bool = False) -> None:
+        """A turn of a run: feed events in, then mailbox items for what it receives, until it waits or has ended."""
+        self._enter(run)
+        entry = Entry(now_us=max(self.engine.now_us(), run.now), events=[])
+        entry.detached = run.last_turn != self.serial - 1
+        state = run.seen or self.definition.default_state
+        if self.snapshot != state:
+            entry.state = msgspec.Raw(self.snapshot)
+            entry.detached = True
+        write = self._writing() if is_same_turn else self._turn()
+        problem: BaseException | None = None
+        run.begin(entry.now_us)
+        try:
+            for event in events:
+                entry.events.append(event)
+                run.apply(event)
+            self._feed_items(write, run, entry)
+            snapshot = self.definition.dump(self.entity)
+            if snapshot != self.snapshot:
+                self.definition.check_loads(self.id.key, snapshot)
+        except (PerdureError, SpinningWorkflow, ReplayMismatch) as error:
+            problem = error
+            snapshot = self.snapshot
+            self.definition.replace_fields(self.entity, snapshot)
+            self.last_executor = None
+        self.snapshot = snapshot
+        self._record_resume(write, run, entry)
+        self._output(item, None)
+        if problem is not None or run.ended:
+            self._finish(write, run, problem)
+        self._changed(run)
+
+    def _feed_items(self, write: EntityWrite, run: Run, entry: Entry) -> None:
+        while not run.ended:
+            for operation in run.receivers():
+                queue = self.items.get(operation.name)
+                if queue:
+                    item = queue.popleft()
+                    if item in write.items_put:
+                        write.items_put.remove(item)
+                    else:
+                        write.items_taken.append((item.mailbox, item.position))
+                    event = Event(EventKind.VALUE, operation.number, msgspec.Raw(item.item))
+                    entry.events.append(event)
+                    run.apply(event)
+                    break
+            else:
+                return
+
+    def _record_resume(self, write: EntityWrite, run: Run, entry: Entry) -> None:
+        entry.operations = run.asked
+        write.journal.append(
+            JournalRow(run.row.workflow, run.row.run_id, run.entries, self.version, encode_entry(entry))
+        )
+        run.entries += 1
+        run.last_turn = self.serial
+        run.seen = self.snapshot
+        self._perform(write, run.effects, run)
+        new = [op for op in run.new if op.number in run.pending]
+        known = [op for op in run.withdrawn if op not in run.new]
+        self._withdraw(write, run, known)
+        for event in entry.events:
+            if event.operation >= 0:
+                self._settle(write, run, event)
+        for operation in new:
+            self._schedule(write, run, operation)
+        in_flight = any(op.kind is OperationKind.ACTIVITY for op in run.pending.values())
+        self._set_row(write, run.row._replace(in_flight=in_flight, waiting=run.waiting_for()))
+
+    def _settle(self, write: EntityWrite, run: Run, event: Event) -> None:
+        operation = run.address(event.operation)
+        if self.attempts.pop(operation, None) is not None:
+            write.attempts_gone.append(operation)
+
+    def _schedule(self, write: EntityWrite, run: Run, operation: Any) -> None:
+        """What a new operation needs done: durably with this turn, or after its commit."""
+        match operation.kind:
+            case OperationKind.ACTIVITY:
+                self._output(None, lambda: self.engine.start_activity(self, run, operation))
+            case OperationKind.TIMER:
+                row = ReminderRow(
+                    self.id, run.address(operation.number), ReminderKind.TIMER, self.version, operation.detail
+                )
+                self._put_reminder(write, row)
+            case OperationKind.CALL:
+                detail = operation.detail
+                self._post(
+                    write,
+                    Envelope(
+                        id=f"{run.row.run_id}:{operation.number}",
+                        type=detail.target.type,
+                        key=detail.target.key,
+                        kind=detail.kind,
+                        name=detail.name,
+                        args=detail.args,
+                        sender=str(self.id),
+                        position=self.clock.next(self.engine.now_us()),
+                        reply_to=f"{self.id}#{run.address(operation.number)}",
+                        chain=(*run.row.chain, f"{self.id}#{run.row.workflow}"),
+                    ),
+                )
+            case _:
+                pass
+
+    def _withdraw(self, write: EntityWrite, run: Run, operations: Iterable[Any]) -> None:
+        """Operations that the run does not wait for any more."""
+        for operation in operations:
+            address = run.address(operation.number)
+            match operation.kind:
+                case OperationKind.TIMER:
+                    self._drop_reminder(write, address)
+                case OperationKind.ACTIVITY:
+                    if self.attempts.pop(address, None) is not None:
+                        write.attempts_gone.append(address)
+                    self._output(None, partial(self.engine.cancel_activity, self.id, address))
+                case _:
+                    pass
+
+    def _finish(self, write: EntityWrite, run: Run, problem: BaseException | None) -> None:
+        """The run has ended: its outcome, and the end of everything it still waits for."""
+        body, error = (None, problem) if problem is not None else run.outcome()
+        if error is None:
+            status, outcome = RunStatus.COMPLETED, body or NULL
+        else:
+            is_cancelled = isinstance(error, asyncio.CancelledError) and run.cancel_requested
+            status = RunStatus.CANCELLED if is_cancelled else RunStatus.FAILED
+            outcome = encode_json(workflow_error(f"{self.id}.{run.row.workflow}", error, is_cancelled=is_cancelled))
+        new = {op.number for op in run.new}
+        self._withdraw(
+            write, run, [op for op in run.pending.values() if op.number not in new or op.kind is OperationKind.TIMER]
+        )
+        # Activities asked for in this very turn have outputs queued to start them: the run is closed by then.
+        self._close_run(write, run.row, status, outcome)
+
+    def _close_run(self, write: EntityWrite, row: RunRow, status: RunStatus, outcome: bytes) -> None:
+        row = row._replace(status=status, ended_us=self.engine.now_us(), outcome=outcome, in_flight=False, waiting="")
+        run = self.runs.pop(row.workflow, None)
+        self._set_row(write, row)
+        if run is not None:
+            run.close()
+            # `finally` blocks of a closed coroutine may have touched the fields.
+            self.definition.replace_fields(self.entity, self.snapshot)
+            self.last_executor = None
+            self.serial += 1
+        for reply_to in row.reply_to:
+            self._send_reply(write, reply_to, ok=status is RunStatus.COMPLETED, body=outcome)
+        self._output(None, lambda: self.engine.run_ended(self.id, row, lambda d: self._tell_result(d, row)))
+
+    def _changed(self, by: Run | None = None) -> None:
+        """After a turn that may have changed the state: runs whose condition became true go next."""
+        for run in self.runs.values():
+            if run is not by and run.true_conditions():
+                self.push_front(CheckConditions(run))
+
+    def _fire_timer(self, item: Fire) -> None:
+        row = item.row
+        address = OperationAddress.parse(row.name)
+        run = self._waiting_run(address)
+        if run is None:
+            self._enter(None)
+        write = self._turn()
+        write.reminders_gone.append(ReminderKey(row.name, row.generation, row.due_us, is_fired=True))
+        self.reminders[row.name] = None
+        self._output(item, lambda: self.engine.wheel.drop_stale(row))
+        if run is not None:
+            self._resume(run, [Event(EventKind.FIRED, address.number)], None, is_same_turn=True)
+
+    def _set_row(self, write: EntityWrite, row: RunRow) -> None:
+        self.rows[row.workflow] = row
+        run = self.runs.get(row.workflow)
+        if run is not None and run.row.run_id == row.run_id:
+            run.row = row
+        write.runs = [r for r in write.runs if r.workflow != row.workflow]
+        write.runs.append(row)
+
+    def _waiting_run(self, address: OperationAddress) -> Run | None:
+        """The live run that waits for this operation; None if it does not (any more)."""
+        run = self.runs.get(address.workflow)
+        is_waiting = run is not None and run.row.run_id == address.run_id and address.number in run.pending
+        return run if is_waiting else None
+
+    def _tell_result(self, delivery: Delivery, row: RunRow) -> None:
+        if not self.engine.has_lease():
+            delivery.reply(Status.NOT_OWNER, NULL, 0)
+        else:
+            ok = row.status is RunStatus.COMPLETED
+            delivery.reply(Status.OK if ok else Status.ERROR, row.outcome, self.durable)
