@@ -1,5 +1,6 @@
 """From a request to an envelope, and from the reply to a response. No routing, no FastAPI models on the way."""
 
+import time
 from typing import Any
 
 from fastapi import Request, Response
@@ -10,9 +11,10 @@ from ..entities.descriptors import Mailbox
 from ..entities.errors import Busy, CallTimeout, PerdureError, Unavailable, error_from_body
 from ..entities.ids import EntityId, SendClock, check_key, keyed_message_id, new_message_id
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
+from ..entities.signature import Signature
 from .operations import Action, Operation
-from .problems import RETRY_AFTER_S, Refused, problem
-from .query_string import arguments_of
+from .problems import RETRY_AFTER_S, Refused, is_private, problem
+from .query_string import arguments_of, takes_timeout
 from .requests import Wishes, read_delay_us, read_flag, read_json, read_wishes
 from .settings import Settings
 
@@ -20,6 +22,14 @@ ENTITY_VERSION = "Perdure-Version"
 STATE = "perdure"
 """Under which the lifespan puts the client into the state of requests."""
 _JSON = "application/json"
+
+REASON_CHARS_MAX = 1_000
+
+
+async def _terminate(reason: str = "") -> None: ...
+
+
+TERMINATION = Signature(_terminate, "terminate", has_self=False)
 
 _clock = SendClock()
 """Positions of everything that this gateway sends: requests of one process in the order of their arrival."""
@@ -52,7 +62,7 @@ class _Exchange:
         self._operation = operation
         self._entity = entity
         self._settings = settings
-        own_timeout = not (operation.action is Action.QUERY and operation.method == "GET" and _takes_timeout(operation))
+        own_timeout = not (operation.action is Action.QUERY and operation.method == "GET" and takes_timeout(operation))
         self._wishes: Wishes = read_wishes(request, settings, own_timeout=own_timeout)
 
     async def run(self) -> Response:
@@ -73,7 +83,7 @@ class _Exchange:
             name=operation.name,
             args=args,
             sender=caller.session,
-            position=_clock.next(_now_us()),
+            position=_clock.next(time.time_ns() // 1_000),
             is_retry=bool(wishes.idempotency_key),
             delay_us=delay_us,
             trace=wishes.trace,
@@ -108,14 +118,15 @@ class _Exchange:
 
     async def _reason(self) -> bytes:
         body = await read_json(self._request, self._settings, default=b"{}")
-        return TERMINATION.dump(TERMINATION.load(body))
+        return encode_json({"reason": TERMINATION.load_arguments(body).get("reason", "")[:REASON_CHARS_MAX]})
 
     def _response(self, reply: Reply, key: str) -> Response:
         match reply.status:
             case Status.OK | Status.ACCEPTED:
                 return self._success(reply, key)
             case Status.ERROR:
-                return self._problem(error_from_body(decode_error(reply.body)), version=reply.version)
+                body = decode_error(reply.body)
+                return self._problem(error_from_body(body), version=reply.version, is_private=is_private(body))
             case Status.BUSY:
                 error = error_from_body(decode_error(reply.body))
                 return self._problem(error if isinstance(error, Busy) else Busy(f"{self._entity}: {error}"))

@@ -28,6 +28,7 @@ from ..entities.errors import (
     DefinitionError,
     DurableAwaitInHandler,
     EntityParked,
+    ErrorBody,
     HandlerFailed,
     HandlerTimeout,
     IdempotencyMismatch,
@@ -169,9 +170,16 @@ def row_of(error: PerdureError) -> Row:
 
 
 def problem(
-    error: Exception, request: Request, *, show_errors: bool = False, entity: str = "", version: int = 0, **more: Any
+    error: Exception,
+    request: Request,
+    *,
+    show_errors: bool = False,
+    is_private: bool = False,
+    entity: str = "",
+    version: int = 0,
+    **more: Any,
 ) -> Response:
-    """The response for an error. `more` becomes members of the problem."""
+    """The response for an error. `more` becomes members of the problem; is_private: see `is_private()`."""
     headers: dict[str, str] = {}
     error_type = ""
     details: dict[str, Any] = {}
@@ -185,13 +193,15 @@ def problem(
             status, title, code, detail = row.status, row.title, error.code, error.message
             details = dict(error.details)
             error_type = error.type if isinstance(error, ApplicationError) else str(details.pop("error_type", ""))
+            if not isinstance(error, ApplicationError):
+                more |= _members(details)
             if row.retry_after_s:
                 more["retry_after"] = row.retry_after_s
                 headers["Retry-After"] = str(row.retry_after_s)
-            if _is_private(error) and not show_errors:
+            is_private = is_private or _is_unexpected(error)
+            if is_private and not show_errors:
                 detail, details = f"{entity or 'the entity'}: its code raised {error_type or 'an error'}", {}
-            more |= {} if isinstance(error, ApplicationError) else _members(details)
-            if isinstance(error, WorkflowFailed | ActivityFailed) and isinstance(error.__cause__, ApplicationError):
+            elif isinstance(error, WorkflowFailed | ActivityFailed) and isinstance(error.__cause__, ApplicationError):
                 more["cause"] = {"error_type": error.__cause__.type, "message": error.__cause__.message}
         case _:
             status, title, code = 500, "Something went wrong", "internal_error"
@@ -213,9 +223,17 @@ def problem(
     return Response(_encode(body), status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def _is_private(error: PerdureError) -> bool:
+def _is_unexpected(error: PerdureError) -> bool:
     """Whether the message is the text of an exception that nobody raised on purpose."""
     return isinstance(error, HandlerFailed) and not isinstance(error, HandlerTimeout)
+
+
+def is_private(body: ErrorBody) -> bool:
+    """Whether an error as received carries the text of an exception that is not an ApplicationError."""
+    cause = body.cause
+    while cause is not None and cause.cause is not None and cause.code != "user_error":
+        cause = cause.cause
+    return cause is not None and cause.code == "user_error" and body.code != ApplicationError.code
 
 
 def _members(details: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ it reports each reply, and once at most that it was lost.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -23,7 +23,7 @@ CALLS_MAX = 32
 class Pending:
     """One request of a caller, from the first attempt to its reply."""
 
-    __slots__ = ("attempts", "envelope", "future", "is_lost", "is_sent", "is_wait", "order", "shard", "size", "where")
+    __slots__ = ("attempts", "envelope", "future", "has_left", "is_lost", "is_sent", "is_wait", "order", "shard", "size", "where")
 
     def __init__(self, envelope: Envelope, *, order: int, shard: int, future: "asyncio.Future[Reply]") -> None:
         self.envelope = envelope
@@ -35,6 +35,9 @@ class Pending:
         self.is_wait = envelope.kind is Kind.RESULT
         """Waits for something that may take for ever, and is no work for the host."""
         self.attempts = 0
+        """Sends that came to nothing."""
+        self.has_left = False
+        """It was sent at least once."""
         self.is_sent = False
         """A send of it is unanswered: it may have been applied."""
         self.is_lost = False
@@ -64,8 +67,8 @@ class LinkEvents(Protocol):
         ...
 
 
-Send = Callable[[bytes], Awaitable[bytes]]
-"""Makes one Ray call; the call is under way when it returns its future."""
+Send = Callable[[bytes], "asyncio.Future[bytes]"]
+"""Makes one Ray call; it is under way when this returns its future."""
 
 
 class Link:
@@ -77,7 +80,7 @@ class Link:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._name = new_message_id()
-        self._send: Callable[[bytes], asyncio.Future[bytes]] | None = None
+        self._send: Send | None = None
         self._queue: deque[Pending] = deque()
         self._unanswered: dict[int, Pending] = {}
         self._working = 0
@@ -88,10 +91,10 @@ class Link:
         self._is_pump_due = False
         self._nagle: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
-        self._used_at = self._loop.time()
+        self._used_at = self._heard_at = self._loop.time()
         self.is_closed = False
 
-    def connect(self, send: Callable[[bytes], "asyncio.Future[bytes]"]) -> None:
+    def connect(self, send: Send) -> None:
         """The host was found: from now on messages are sent."""
         self._send = send
         self._pump_soon()
@@ -200,17 +203,19 @@ class Link:
         first = self._next_number
         envelopes: list[Envelope] = []
         for number, pending in enumerate(batch, first):
-            if pending.attempts and not pending.envelope.is_retry:
+            if pending.has_left and not pending.envelope.is_retry:
                 pending.envelope = msgspec.structs.replace(pending.envelope, is_retry=True)
-            pending.is_sent = True
+            pending.has_left = pending.is_sent = True
             pending.where = (self, number)
             self._unanswered[number] = pending
             envelopes.append(pending.envelope)
         self._next_number += len(batch)
         offer = Offer(self._name, self._next_call, first, envelopes)
         self._next_call += 1
-        self._calls += 1
         self._used_at = self._loop.time()
+        if not self._calls:
+            self._heard_at = self._used_at
+        self._calls += 1
         assert self._send is not None
         try:
             call = self._send(encode(offer))
@@ -235,7 +240,7 @@ class Link:
         if answer.is_broken:
             self._lose(None)
             return
-        self._used_at = self._loop.time()
+        self._used_at = self._heard_at = self._loop.time()
         for number, reply in zip(answer.numbers, answer.replies, strict=True):
             pending = self._unanswered.pop(number, None)
             if pending is None:
@@ -255,7 +260,7 @@ class Link:
         self._silence = None
         if self.is_closed or not self._calls:
             return
-        quiet_s = self._loop.time() - self._used_at
+        quiet_s = self._loop.time() - self._heard_at
         if quiet_s >= self._settings.silent_s:
             self._events.silent(self)
             quiet_s = 0.0

@@ -4,7 +4,7 @@
 the process-wide one set by `set_default()` (FastAPI's lifespan and `perdure.cluster.connect` do that).
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -38,7 +38,7 @@ def set_default(caller: Caller | None) -> None:
 
 
 @contextmanager
-def use(caller: Caller) -> Iterator[None]:
+def use(caller: Caller) -> Generator[None]:
     """Bind `caller` for the code in this `with` block (and the tasks started in it)."""
     token = _bound.set(caller)
     try:

@@ -101,13 +101,16 @@ class EntityDefinition:
             raise StateNotSerialisable(f"{self.name}/{key}: the state after the turn is invalid: {text}") from None
 
     def load(self, key: str, data: bytes | None, *, version: int | None = None) -> Entity:
-        """An instance from stored state (None: default state). Raises EntityParked if the bytes do not fit the class."""
+        """An instance from stored state (None: default state).
+
+        Raises EntityParked if the bytes do not fit the class.
+        """
         if data is None:
             return self.new(key)
         if version is not None and version > self.version:
             raise EntityParked(
-                f"{self.name}/{key}: its state was written by schema version {version}, this code knows {self.version}; "
-                "deploy the newer code. Nothing was changed"
+                f"{self.name}/{key}: its state was written by schema version {version}, this code knows "
+                f"{self.version}; deploy the newer code. Nothing was changed"
             )
         try:
             entity: Entity = self._validate_json(data)
@@ -190,12 +193,13 @@ class Registry:
         for definition in self:
             if "<locals>" in definition.cls.__qualname__:
                 raise DefinitionError(
-                    f"{definition.spec} is defined inside a function; hosts could not import it. Move it to module level"
+                    f"{definition.spec} is defined inside a function; hosts could not import it. Move it to "
+                    "module level"
                 )
             if definition.cls.__module__ == "__main__":
                 raise DefinitionError(
-                    f"{definition.name} is defined in the script that is being run (`__main__`); hosts could not import "
-                    "it. Move the class to a module of its own"
+                    f"{definition.name} is defined in the script that is being run (`__main__`); hosts could not "
+                    "import it. Move the class to a module of its own"
                 )
         return [definition.spec for definition in self]
 

@@ -51,12 +51,16 @@ class Entity(BaseModel):
 
     else:
 
-        def __init_subclass__(cls, *, hosting=None, name="", version=1, **kwargs: Any) -> None:
+        def __init_subclass__(
+            cls, *, hosting: Dedicated | None = None, name: str = "", version: int = 1, **kwargs: Any
+        ) -> None:
             super().__init_subclass__(**kwargs)
             cls.perdure_ = ClassOptions(name or cls.__name__, hosting, version)
 
         @classmethod
-        def __pydantic_init_subclass__(cls, *, hosting=None, name="", version=1, **kwargs: Any) -> None:
+        def __pydantic_init_subclass__(
+            cls, *, hosting: Dedicated | None = None, name: str = "", version: int = 1, **kwargs: Any
+        ) -> None:
             super().__pydantic_init_subclass__(**kwargs)
             check_class(cls)
 
@@ -128,9 +132,7 @@ def _place(cls: type) -> str:
 
 def _check_field(cls: type[Entity], place: str, name: str, field: FieldInfo) -> None:
     if name == "key":
-        if cls.model_fields["key"] is not Entity.model_fields["key"] and "key" in cls.__dict__.get(
-            "__annotations__", {}
-        ):
+        if "key" in inspect.get_annotations(cls):
             raise DefinitionError(f"{place}: `key` is the entity's address and cannot be a field; call it otherwise")
         return
     if field.is_required():
@@ -149,7 +151,7 @@ def _check_member(place: str, name: str, member: "Method[Any, Any] | Mailbox[Any
             f"{place}: `{name}` cannot be a {word}: names with `_` or `model_` in front, `key` and "
             "`ref` are reserved; rename it"
         )
-    if isinstance(member, Method) and member.fn.__name__ != name and member.fn.__name__ != "<lambda>":
+    if isinstance(member, Method) and member.fn.__name__ not in (name, "<lambda>"):
         raise DefinitionError(
             f"{place}: `{name}` and `{member.fn.__name__}` are one {word} under two names; keep one of them"
         )

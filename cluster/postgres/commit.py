@@ -53,30 +53,32 @@ class Rows:
             rows[sql.INBOX] += [key + to_columns(envelope) for envelope in write.waiting]
         if write.outbox:
             self._add_outbox(write.outbox)
-        if write.reminders_gone:
-            rows[sql.REMINDERS_GONE] += [key + row for row in write.reminders_gone]
-        if write.reminders_cancelled:
-            rows[sql.REMINDERS_CANCELLED] += [(*key, name) for name in write.reminders_cancelled]
-        if write.reminders_set:
-            # A name that is set twice in one batch would be an error of "on conflict"; the last one counts.
-            rows[sql.REMINDERS] += [key + row[1:] for row in {row.name: row for row in write.reminders_set}.values()]
-        if write.runs:
-            rows[sql.RUNS] += [
-                (*key, *run[:-2], _json(run.reply_to), _json(run.chain))
-                for run in {run.workflow: run for run in write.runs}.values()
-            ]
-        if write.journal:
-            rows[sql.JOURNAL] += [key + row for row in write.journal]
-        if write.items_put:
-            rows[sql.ITEMS] += [key + row for row in write.items_put]
-        if write.items_taken:
-            rows[sql.ITEMS_TAKEN] += [key + row for row in write.items_taken]
-        if write.attempts_gone:
+        if write.reminders_gone or write.reminders_cancelled or write.reminders_set:
+            self._add_reminders(key, write)
+        if write.runs or write.journal or write.items_put or write.items_taken:
+            self._add_runs(key, write)
+        if write.attempts_set or write.attempts_gone:
             rows[sql.ATTEMPTS_GONE] += [(*key, operation) for operation in write.attempts_gone]
-        if write.attempts_set:
             self.add_attempts((write.shard, write.entity, row) for row in write.attempts_set)
         for letter in write.dead_letters:
             rows[sql.DEAD_LETTERS].append((*key, *to_columns(letter.envelope), letter.attempts, letter.error))
+
+    def _add_reminders(self, key: Row, write: EntityWrite) -> None:
+        rows = self.by_statement
+        rows[sql.REMINDERS_GONE] += [key + row for row in write.reminders_gone]
+        rows[sql.REMINDERS_CANCELLED] += [(*key, name) for name in write.reminders_cancelled]
+        # A name that is set twice in one batch would be an error of "on conflict"; the last one counts.
+        rows[sql.REMINDERS] += [key + row[1:] for row in {row.name: row for row in write.reminders_set}.values()]
+
+    def _add_runs(self, key: Row, write: EntityWrite) -> None:
+        rows = self.by_statement
+        rows[sql.RUNS] += [
+            (*key, *run[:-2], _json(run.reply_to), _json(run.chain))
+            for run in {run.workflow: run for run in write.runs}.values()
+        ]
+        rows[sql.JOURNAL] += [key + row for row in write.journal]
+        rows[sql.ITEMS] += [key + row for row in write.items_put]
+        rows[sql.ITEMS_TAKEN] += [key + row for row in write.items_taken]
 
     def add_attempts(self, attempts: Iterable[tuple[int, EntityId, AttemptRow]]) -> None:
         """Add notes on retrying activities."""

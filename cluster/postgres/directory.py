@@ -4,6 +4,8 @@ Locks: a commit holds its host's row FOR KEY SHARE. Whatever takes shards from a
 FOR UPDATE first, hence waits for a commit under way; a lease renewal is an ordinary update and waits for neither.
 """
 
+# ruff: noqa: S608 - only constants and the checked name of the schema are put together
+
 from collections.abc import Collection
 from dataclasses import dataclass
 

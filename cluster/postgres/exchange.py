@@ -135,7 +135,7 @@ class Session:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def _answers(pgconn: PGconn) -> Generator[Wait, Ready, list[PGresult]]:
+def _answers(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
     """All results up to the Sync. Reads while it writes, so that full buffers on both sides cannot block each other."""
     results: list[PGresult] = []
     waiting_for = Wait.RW
@@ -210,7 +210,6 @@ _DECODERS: dict[int, Callable[[bytes], Any]] = {
     postgres.types["jsonb"].oid: lambda data: data[1:],
     # microseconds since the Unix epoch
     postgres.types["timestamptz"].oid: lambda data: _INT8(data)[0] + POSTGRES_EPOCH_US,
-    postgres.types["void"].oid: lambda _: None,
 }
 
 

@@ -1,5 +1,7 @@
 """Reading entities: batched by arrays of addresses, each method one read-only transaction in one round trip."""
 
+# ruff: noqa: S608 - only constants and the checked name of the schema are put together
+
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -199,16 +201,19 @@ def _loaded(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loa
 
 
 def _run_row(row: tuple[Any, ...]) -> RunRow:
-    workflow, run_id, status, args, fingerprint, started_us, ended_us, *rest, reply_to, chain = row
+    workflow, run_id, status, args, fingerprint, started_us, ended_us, *rest = row
+    outcome, in_flight, waiting, reply_to, chain = rest
     return RunRow(
-        workflow,
-        run_id,
-        RunStatus(status),
-        args,
-        fingerprint,
-        started_us,
-        ended_us or 0,
-        *rest,
+        workflow=workflow,
+        run_id=run_id,
+        status=RunStatus(status),
+        args=args,
+        fingerprint=fingerprint,
+        started_us=started_us,
+        ended_us=ended_us or 0,
+        outcome=outcome,
+        in_flight=in_flight,
+        waiting=waiting,
         reply_to=_strings(reply_to),
         chain=_strings(chain),
     )

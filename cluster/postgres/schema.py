@@ -61,7 +61,7 @@ def _message() -> list[Column[object]]:
     ]
 
 
-# Facts about the namespace that never change (`shard_count`).
+# Facts about the namespace: `shard_count` never changes; `targets` is what should run (JSON).
 meta = Table("meta", metadata, Column("name", Text, nullable=False), _required("value", Text()),
              PrimaryKeyConstraint("name", name="pk_meta"))  # fmt: skip
 

@@ -30,6 +30,9 @@ READ_ATTEMPTS_MAX = 2
 """A session may have broken while nobody used it; a read is simply repeated on a fresh one."""
 
 _SHARD_COUNT = "select value from {s}.meta where name = 'shard_count'"
+_TARGETS = "select value from {s}.meta where name = 'targets'"
+_SET_TARGETS = """
+insert into {s}.meta (name, value) values ('targets', $1::text) on conflict (name) do update set value = excluded.value"""
 _PARK = """
 insert into {s}.parked (shard, type, key, reason, parked_at)
 values ($1::int4, $2::text, $3::text, $4::text, clock_timestamp())
@@ -148,6 +151,13 @@ class PostgresStore:
 
     async def hosts(self) -> list[HostRow]:
         return await self._read(self._directory.hosts)
+
+    async def targets(self) -> bytes | None:
+        (rows,) = await self._read(lambda session: session.transact([self._of(_TARGETS)]))
+        return str(rows[0][0]).encode() if rows else None
+
+    async def set_targets(self, targets: bytes) -> None:
+        await self._read(lambda session: session.transact([self._of(_SET_TARGETS, targets.decode())]))
 
     # --- How ----------------------------------------------------------------------------------------------------------
 

@@ -75,7 +75,8 @@ class Activation(Requests):
                 Status.BUSY,
                 encode_json(
                     Busy(
-                        f"{self.id}: {len(self.mailbox)} messages are waiting, the limit; nothing was accepted, try later",
+                        f"{self.id}: {len(self.mailbox)} messages are waiting, the limit; nothing was accepted, "
+                        "try later",
                         limit=self.engine.settings.mailbox_max,
                     ).body()
                 ),

@@ -196,7 +196,8 @@ class ActivityRunner:
                 if call.options.resources:
                     if self._pool is None:
                         raise ApplicationError(
-                            f"activity {call.name} wants resources {dict(call.options.resources)}, but there is no Ray here",
+                            f"activity {call.name} wants resources {dict(call.options.resources)}, but there "
+                            "is no Ray here",
                             non_retryable=True,
                         )
                     return await self._pool.run(call)

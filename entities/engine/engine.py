@@ -16,21 +16,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..context import TurnContext, current
-from ..definition import Registry
+from ..definition import EntityDefinition, Registry
 from ..errors import ActivityTimeout, EntityParked, PerdureError, error_body
 from ..ids import EntityId, check_key
 from ..messages import Envelope, Reply, Status, encode_json
 from ..shard import shard_of
 from ..store.port import EntityStore
-from ..store.rows import AttemptRow, Loaded, ReminderRow, RunRow
+from ..store.rows import AttemptRow, EntityWrite, Loaded, ReminderRow, RunRow
 from .activation import Activation
 from .activities import ActivityCall, ActivityPool, ActivityRunner, failure, success
 from .clock import DatabaseClock
 from .committer import Committer
-from .deliveries import ActivityDone, Delivery, Fire, Item
+from .deliveries import ActivityDone, Delivery, Fire, Item, Respond
 from .readers import Readers
 from .run import ActivityDetail, Operation, Run
 from .settings import EngineSettings
@@ -38,6 +38,30 @@ from .turns.record import Record
 from .wheel import Wheel
 
 log = logging.getLogger("perdure.engine")
+
+
+class DedicatedHosting(Protocol):
+    """Runs entities of types with `hosting=Dedicated(...)` elsewhere, on behalf of this engine."""
+
+    def deliver(self, definition: EntityDefinition, envelope: Envelope, respond: Respond) -> None:
+        """A message for one of them."""
+        ...
+
+    def fire(self, definition: EntityDefinition, row: ReminderRow) -> None:
+        """A reminder or timer of one of them is due."""
+        ...
+
+    def wake(self, definition: EntityDefinition, entity: EntityId) -> None:
+        """One of them has mail in the store, or activities under way."""
+        ...
+
+    def release(self, shards: Collection[int]) -> None:
+        """These shards are being given up."""
+        ...
+
+    def close(self) -> None:
+        """The engine ends."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +88,9 @@ class Engine:
         settings: EngineSettings,
         outlets: Outlets,
         monotonic: Callable[[], float] = time.monotonic,
+        only: EntityId | None = None,
     ) -> None:
+        """`only`: host this one entity of its shard and leave what concerns whole shards to somebody else."""
         self.registry = registry
         self.store = store
         self.incarnation = incarnation
@@ -78,7 +104,9 @@ class Engine:
         self.loading: dict[EntityId, list[Item]] = {}
         """Entities being read, with what has come for them meanwhile."""
         self.is_stopped = False
+        self.only = only
         self._outlets = outlets
+        self._dedicated: DedicatedHosting | None = None
         self._shard_count = shard_count
         self._committer = Committer(self)
         self._readers = Readers(self)
@@ -92,6 +120,16 @@ class Engine:
         self._lease_until = float("inf")
         self._loop: asyncio.AbstractEventLoop
         self.turns = 0
+
+    def host_elsewhere(self, dedicated: DedicatedHosting) -> None:
+        """Types with `hosting=Dedicated(...)` are run by `dedicated`; without it they live here like all others."""
+        self._dedicated = dedicated
+
+    def _elsewhere(self, entity: EntityId) -> EntityDefinition | None:
+        if self._dedicated is None:
+            return None
+        definition = self.registry.find(entity.type)
+        return definition if definition is not None and definition.hosting is not None else None
 
     # --- life ---
 
@@ -112,6 +150,8 @@ class Engine:
 
     async def _end(self) -> None:
         self.is_stopped = True
+        if self._dedicated is not None:
+            self._dedicated.close()
         await self._readers.stop()
         await self._committer.stop()
         self._activities.close()
@@ -127,6 +167,8 @@ class Engine:
             self._remove(activation)
         self.loading.clear()
         self._waiters.clear()
+        if self._dedicated is not None:
+            self._dedicated.close()
 
     def fenced(self, reason: str) -> None:
         """The store refuses this host for ever."""
@@ -179,6 +221,8 @@ class Engine:
         for shard in leaving:
             self.epochs.pop(shard, None)
         self._readers.lost(leaving)
+        if self._dedicated is not None:
+            self._dedicated.release(leaving)
         for entity in [e for e in self.loading if self._shard(e) in leaving]:
             for item in self.loading.pop(entity):
                 if isinstance(item, Delivery):
@@ -217,6 +261,16 @@ class Engine:
             for _, delivery in self._waiters.pop(key):
                 delivery.reply(Status.NOT_OWNER, b"null", 0)
 
+    def owns(self, entity: EntityId) -> bool:
+        """Whether messages to this entity are accepted here."""
+        if self.only is not None and entity != self.only:
+            return False
+        return self._shard(entity) in self.epochs
+
+    def shard_of(self, entity: EntityId) -> int:
+        """Its shard."""
+        return self._shard(entity)
+
     def _shard(self, entity: EntityId) -> int:
         return shard_of(entity.type, entity.key, self._shard_count)
 
@@ -225,10 +279,14 @@ class Engine:
     def deliver(self, envelope: Envelope, respond: Callable[[Reply], None]) -> None:
         """A message from outside. `respond` is called once, when its outcome is durable or it is refused."""
         entity = EntityId(envelope.type, envelope.key)
-        if self._shard(entity) not in self.epochs or self.is_stopped:
+        if not self.owns(entity) or self.is_stopped:
             respond(Reply(envelope.id, Status.NOT_OWNER))
             return
-        self.accept(entity, Delivery(envelope, respond))
+        definition = self._elsewhere(entity)
+        if definition is not None and self._dedicated is not None:
+            self._dedicated.deliver(definition, envelope, respond)
+        else:
+            self.accept(entity, Delivery(envelope, respond))
 
     def accept(self, entity: EntityId, delivery: Delivery) -> None:
         """Hand a message to its entity, activating that if need be."""
@@ -246,7 +304,14 @@ class Engine:
 
     def activate(self, entity: EntityId, item: Item | None = None) -> None:
         """Bring an entity into memory, and hand it this item."""
-        if self._shard(entity) not in self.epochs:
+        if not self.owns(entity):
+            return
+        definition = self._elsewhere(entity)
+        if definition is not None and self._dedicated is not None:
+            if isinstance(item, Fire):
+                self._dedicated.fire(definition, item.row)
+            else:
+                self._dedicated.wake(definition, entity)
             return
         waiting = self.loading.get(entity)
         if waiting is None:
@@ -318,7 +383,7 @@ class Engine:
     def wake(self, entities: Sequence[EntityId]) -> None:
         """These entities have messages in the store."""
         for entity in entities:
-            if self._shard(entity) not in self.epochs:
+            if not self.owns(entity):
                 continue
             if entity in self.active:
                 self._readers.fetch_mail(entity)
@@ -409,8 +474,7 @@ class Engine:
             return
         items = activation.unfinished()
         self._remove(activation)
-        self.wheel.forget(lambda entity: entity == activation.id)
-        self._readers.read_window_soon()
+        self.reread_reminders(activation.id)
         if activation.shard not in self.epochs:
             for item in items:
                 if isinstance(item, Delivery):
@@ -458,7 +522,7 @@ class Engine:
     def _send_hints(self) -> None:
         self._hint_queued = False
         hints, self._hints = list(self._hints), {}
-        own = [entity for entity in hints if self._shard(entity) in self.epochs]
+        own = [entity for entity in hints if self.owns(entity)]
         if own:
             self.wake(own)
         if len(own) < len(hints):
@@ -476,6 +540,22 @@ class Engine:
             tell(delivery)
 
     # --- reminders ---
+
+    def reread_reminders(self, entity: EntityId) -> None:
+        """What was handed out for this entity is lost: read it again."""
+        self.wheel.forget(lambda other: other == entity)
+        self._readers.read_window_soon()
+
+    def written_elsewhere(self, write: EntityWrite) -> None:
+        """A dedicated actor's turns are durable: their reminders and messages are this engine's to see to."""
+        for key in write.reminders_gone:
+            self.wheel.drop(write.entity, key.name)
+        for name in write.reminders_cancelled:
+            self.wheel.drop(write.entity, name)
+        for row in write.reminders_set:
+            self.arm(row)
+        for envelope in write.outbox:
+            self.hint(envelope.entity)
 
     def arm(self, row: ReminderRow) -> None:
         """A commit has set this reminder or timer."""
@@ -592,6 +672,6 @@ class Engine:
 
     async def drained(self) -> None:
         """Wait until no turn is ready and nothing is dirty (for tests)."""
-        while self._ready or self.loading or self._tick_queued:
+        while self._ready or self.loading or self._tick_queued:  # noqa: ASYNC110 - tests need no event
             await asyncio.sleep(0)
         await self._committer.drained()

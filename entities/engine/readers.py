@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IdempotencyMismatch
@@ -29,6 +30,8 @@ log = logging.getLogger("perdure.engine")
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 LOOKUPS_MAX = 1_000
 CONSUMED_KEPT = 4_096
+PRUNE_MAX = 10_000
+"""History rows deleted by one statement."""
 
 
 class Readers:
@@ -60,13 +63,17 @@ class Readers:
             ("mail", self._serve_mail),
             ("lookups", self._serve_lookups),
             ("parked", self._serve_parked),
+            ("sweep", self._serve_sweep),
+        ]
+        of_shards: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = [
             ("rehydrate", self._serve_gained),
             ("poll", self._serve_poll),
             ("timers", self._serve_timers),
             ("window", self._serve_window),
-            ("sweep", self._serve_sweep),
             ("prune", self._serve_prune),
         ]
+        if self._engine.only is None:
+            services += of_shards
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._guard(name, serve), name=f"perdure {name}") for name, serve in services]
 
@@ -161,7 +168,7 @@ class Readers:
         await self._mail_wanted.wait()
         self._mail_wanted.clear()
         while self._mail:
-            wanted = [e for e in list(self._mail)[: self._engine.settings.load_max]]
+            wanted = list(self._mail)[: self._engine.settings.load_max]
             for entity in wanted:
                 self._mail.pop(entity, None)
             active = [e for e in wanted if e in self._engine.active]
@@ -201,9 +208,8 @@ class Readers:
                 activation.mailbox.remove(delivery)
             activation.by_id.pop(delivery.envelope.id, None)
             if row.fingerprint != delivery.fingerprint:
-                error = IdempotencyMismatch(
-                    f"{activation.id}.{delivery.envelope.name}: the idempotency key was used before with another payload"
-                )
+                what = f"{activation.id}.{delivery.envelope.name}"
+                error = IdempotencyMismatch(f"{what}: the idempotency key was used before with another payload")
                 delivery.reply(Status.ERROR, encode_json(error.body()), 0)
             elif not row.ok:
                 delivery.reply(Status.ERROR, row.outcome, row.version)
@@ -271,17 +277,17 @@ class Readers:
             database_us, rows = await engine.store.due(shards, until_us=until_us, limit=limit)
             engine.clock.observe(database_us, engine.monotonic())
             horizon_us = rows[-1].due_us if len(rows) >= limit else until_us
-            engine.wheel.loaded([row for row in rows if engine._shard(row.entity) in engine.epochs], horizon_us)  # noqa: SLF001
+            engine.wheel.loaded([row for row in rows if engine.owns(row.entity)], horizon_us)
             self.nudge_timers()
             if len(rows) >= limit:
                 # More than fits: go on when most of these are done.
-                while len(engine.wheel) + engine.wheel.handed_out > limit // 2 and not self._window_wanted.is_set():
+                while (  # noqa: ASYNC110 - the wheel is pure and tells nobody
+                    len(engine.wheel) + engine.wheel.handed_out > limit // 2 and not self._window_wanted.is_set()
+                ):
                     await asyncio.sleep(0.005)
                 return
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._window_wanted.wait(), engine.settings.timer_window_s / 2)
-        except TimeoutError:
-            pass
 
     def nudge_timers(self) -> None:
         """Something may be due sooner than the timer service thinks."""
@@ -296,8 +302,9 @@ class Readers:
     async def _serve_prune(self) -> None:
         settings = self._engine.settings
         await asyncio.sleep(settings.prune_every_s)
-        while (
-            await self._engine.store.prune(older_than_us=round(settings.history_retention_s * 1e6), limit=10_000)
-            >= 10_000
-        ):
-            await asyncio.sleep(0.05)
+        older_than_us = round(settings.history_retention_s * 1e6)
+        while True:
+            pruned = await self._engine.store.prune(older_than_us=older_than_us, limit=PRUNE_MAX)
+            if pruned < PRUNE_MAX:
+                return
+            await asyncio.sleep(0.05)  # others want the database as well

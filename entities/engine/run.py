@@ -279,8 +279,8 @@ class Run:
     def _number(self, kind: OperationKind, name: str) -> int:
         if self._is_closed:
             raise RunEvicted(
-                f"{self.entity}: the run is leaving memory; this {kind} has no effect and will be repeated when the run "
-                "is activated again"
+                f"{self.entity}: the run is leaving memory; this {kind} has no effect and will be repeated when the "
+                "run is activated again"
             )
         number = self.next_number
         self.next_number += 1

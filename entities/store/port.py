@@ -71,10 +71,11 @@ class EntityStore(Protocol):
     async def commit(self, batch: Batch) -> int:
         """Write all of the batch or nothing; durable when it returns. Returns the database's time (µs).
 
-        Raises HostFenced if the incarnation is not active or draining, or does not own a touched shard at the given epoch;
-        WriteConflict if an entity's version is not `expected_version`, a history row's message id exists already,
+        Raises HostFenced if the incarnation is not active or draining, or does not own a touched shard at the given
+        epoch; WriteConflict if an entity's version is not `expected_version`, a history row's message id exists already,
         a reminder in `reminders_gone` is not there exactly so (or, if fired, is not due yet), or a taken mailbox
-        item is gone; NotStorable if the database cannot hold a value; StoreUnavailable if the database failed (then look at `maybe_applied`).
+        item is gone; NotStorable if the database cannot hold a value; StoreUnavailable if the database failed (then
+        look at `maybe_applied`).
         """
         ...
 
@@ -95,7 +96,7 @@ class EntityStore(Protocol):
         ...
 
     async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
-        """(database time µs, reminders of these shards due at or before `until_us`, earliest first, at most `limit`)."""
+        """(database time µs, reminders of these shards due at or before `until_us`, earliest first, `limit` at most)."""
         ...
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
@@ -138,7 +139,7 @@ class Directory(Protocol):
         ...
 
     async def renew(self, incarnation: str, *, lease_s: float) -> int:
-        """Extend the lease to now + lease_s; returns the database's time. Raises HostFenced if it was fenced or stopped.
+        """Extend the lease to now + lease_s; returns the database's time. Raises HostFenced if fenced or stopped.
 
         An expired lease of a host that nobody has fenced is simply renewed: nobody else owned its shards meanwhile.
         """

@@ -90,7 +90,7 @@ class LocalCluster:
             incarnation=incarnation,
             shard_count=self._shard_count,
             settings=self._settings,
-            outlets=Outlets(hint=self._hint, fenced=lambda reason: None),
+            outlets=Outlets(hint=self._hint, fenced=lambda _: None),
         )
         row = HostRow(incarnation, incarnation, "local", 0, "active", 0)
         await self.store.register(row, lease_s=self._lease_s)

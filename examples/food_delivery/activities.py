@@ -26,7 +26,8 @@ class CardDeclined(ApplicationError):
 
 @activity(retry=RetryPolicy(maximum=PATIENCE, non_retryable=[CardDeclined]), timeout=timedelta(seconds=30))
 def charge_customer(product: Product, card: str) -> str:
-    charge = post("/charges", what=product.name, cents=product.price_cents, card=card)
+    order_id = activity_info().entity.key
+    charge = post("/charges", order_id=order_id, cents=product.price_cents, card=card)
     return str(charge["payment"])
 
 

@@ -156,15 +156,14 @@ class Customer(Entity):
 class Board(Entity):
     """The open orders of a city, so that the driver's page need not search for them."""
 
-    orders: dict[str, OrderStatus] = {}
+    orders: list[OrderStatus] = []
 
     @handler
     async def update(self, order: OrderStatus) -> None:
+        self.orders = [other for other in self.orders if other.key != order.key]
         if order.status in ("Paid", "Picked up"):
-            self.orders[order.key] = order
-        else:
-            self.orders.pop(order.key, None)
+            self.orders.append(order)
 
     @query
     async def open_orders(self) -> list[OrderStatus]:
-        return list(self.orders.values())
+        return self.orders

@@ -42,12 +42,16 @@ app.state.failure_rate = float(os.environ.get("FOOD_DELIVERY_FAILURE_RATE", "0.2
 
 @contextmanager
 def unreliable() -> Iterator[None]:
-    """Sometimes the service is down, and sometimes it dies just after the work, so that nobody hears its answer."""
-    for moment in ("before", "after"):
-        if random.random() < app.state.failure_rate / 2 or app.state.failure_rate == 1:
-            raise HTTPException(503, f"temporarily unavailable ({moment} the work)")
-        if moment == "before":
-            yield
+    """Sometimes the service is down, and sometimes it goes down just after the work: then nobody hears its answer."""
+    stumble("before the work")
+    yield
+    stumble("after the work")
+
+
+def stumble(when: str) -> None:
+    rate: float = app.state.failure_rate
+    if rate == 1 or random.random() < rate / 2:
+        raise HTTPException(503, f"temporarily unavailable ({when})")
 
 
 @contextmanager
@@ -138,3 +142,23 @@ def weather() -> Weather:
 def change_weather(wanted: Weather) -> Weather:
     app.state.failure_rate = wanted.failure_rate
     return wanted
+
+
+def main() -> None:
+    BOOKS.parent.mkdir(parents=True, exist_ok=True)
+    with books() as db:
+        db.executescript(TABLES)
+    address = urlsplit(URL)
+    server = uvicorn.Server(uvicorn.Config(app, address.hostname or "127.0.0.1", address.port or 80, log_level="warning"))
+    if "--until-stdin-closes" in sys.argv:  # whoever started it is gone, in whatever way
+
+        def wait_for_end() -> None:
+            sys.stdin.read()
+            server.should_exit = True
+
+        threading.Thread(target=wait_for_end, daemon=True).start()
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ An upgrade is one transaction: killed half-way it leaves nothing, and two at onc
 
 import io
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic.config import Config
@@ -120,7 +121,7 @@ def _environment(namespace: str, shard_count: int, *, as_sql: bool = False) -> E
     config = _config()
     config.attributes["shard_count"] = shard_count
 
-    def to_head(revision: object, _: object) -> list[object]:
+    def to_head(revision: Any, _: object) -> list[Any]:
         return list(scripts._upgrade_revs("head", revision))  # noqa: SLF001 - what alembic's own command does
 
     return EnvironmentContext(config, scripts, fn=to_head, as_sql=as_sql, starting_rev=None, destination_rev="head")

@@ -32,13 +32,13 @@ from ..deliveries import (
     refused,
 )
 from ..effects import Effects
+from .rebuild import Rebuild
+from .record import NULL
 
 if TYPE_CHECKING:
     from ...descriptors import Handler
 
 log = logging.getLogger("perdure.engine")
-from .rebuild import Rebuild
-from .record import NULL
 
 
 class HandlerTurns(Rebuild):
@@ -117,8 +117,8 @@ class HandlerTurns(Rebuild):
 
     def _timeout_error(self, method: "Handler[Any, Any]") -> HandlerTimeout:
         return HandlerTimeout(
-            f"{self.id}.{method.name} ran longer than its limit of {method.timeout_s:g} s and was cancelled; it changed "
-            "nothing. Long work belongs in a @workflow with activities",
+            f"{self.id}.{method.name} ran longer than its limit of {method.timeout_s:g} s and was cancelled; it "
+            "changed nothing. Long work belongs in a @workflow with activities",
             error_type="TimeoutError",
         )
 

@@ -22,10 +22,10 @@ from ..deliveries import (
     failure_body,
     refused,
 )
-
-log = logging.getLogger("perdure.engine")
 from .handlers import HandlerTurns
 from .record import NULL
+
+log = logging.getLogger("perdure.engine")
 
 QUERY_TIMEOUT_S = 30.0
 

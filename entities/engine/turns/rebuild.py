@@ -27,10 +27,10 @@ from ..deliveries import (
 from ..journal import OperationKind, ReplayMismatch, decode_entry
 from ..loop import SpinningWorkflow
 from ..run import Run
-
-log = logging.getLogger("perdure.engine")
 from .record import NULL
 from .resumes import Resumes
+
+log = logging.getLogger("perdure.engine")
 
 
 class Rebuild(Resumes):
@@ -113,7 +113,8 @@ class Rebuild(Resumes):
     def _park_row(self, row: RunRow, reason: str) -> None:
         log.error("%s.%s is parked: %s", self.id, row.workflow, reason)
         body = RunParked(
-            f"{self.id}.{row.workflow} is parked: {reason}. Handlers and queries go on; deploy code that fits its journal",
+            f"{self.id}.{row.workflow} is parked: {reason}. Handlers and queries go on; deploy code that fits its "
+            "journal",
         ).body()
         self.runs.pop(row.workflow, None)
         before = self.rows.get(row.workflow)

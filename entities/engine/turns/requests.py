@@ -23,10 +23,10 @@ from ..deliveries import (
 )
 from ..journal import Event, EventKind
 from ..run import Run
-
-log = logging.getLogger("perdure.engine")
 from .queries import Queries
 from .record import NULL
+
+log = logging.getLogger("perdure.engine")
 
 
 class Requests(Queries):

@@ -35,9 +35,9 @@ from ..deliveries import (
 from ..journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, encode_entry
 from ..loop import SpinningWorkflow
 from ..run import Run
+from .record import NULL, Record
 
 log = logging.getLogger("perdure.engine")
-from .record import NULL, Record
 
 
 class Resumes(Record):

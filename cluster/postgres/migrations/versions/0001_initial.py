@@ -176,7 +176,7 @@ def upgrade() -> None:
     for statement in STATEMENTS:
         op.execute(statement.replace("{s}", schema))
     shard_count = int(context.config.attributes["shard_count"])
-    op.execute(f"insert into {schema}.meta (name, value) values ('shard_count', '{shard_count}')")
+    op.execute(f"insert into {schema}.meta (name, value) values ('shard_count', '{shard_count}')")  # noqa: S608
     op.execute(f"insert into {schema}.shards (shard) select generate_series(0, {shard_count - 1})")
 
 

@@ -1,0 +1,205 @@
+"""What OpenAPI says about an operation."""
+
+import inspect
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..entities.calls import IDEMPOTENCY_KEY_MAX
+from ..entities.descriptors import Mailbox, Query
+from ..entities.ids import KEY_BYTES_MAX
+from .operations import Action, Operation
+from .problems import MEDIA_TYPE
+from .schemas import arguments_type, has_schema, item_type, parameters, query_parameters, result_type
+
+
+class Termination(BaseModel):
+    """Why a run is terminated."""
+
+    reason: str = ""
+
+
+class Started(BaseModel):
+    """The run is durable."""
+
+    run_id: str
+
+
+class Accepted(BaseModel):
+    """The message is durable and will be applied."""
+
+    accepted: bool
+    idempotency_key: str
+
+
+class StillRunning(BaseModel):
+    """There is no result yet."""
+
+    status: str
+    waited_s: float
+
+
+_KEY = {
+    "name": "key",
+    "in": "path",
+    "required": True,
+    "description": "The entity's key, percent-encoded (`/` as `%2F`).",
+    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX},
+}
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Repeats with this key get the first outcome. Taken literally.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX},
+}
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=10`: how many seconds to wait for the answer (shortened to the gateway's limit).",
+    "schema": {"type": "string"},
+}
+_PREFER_ASYNC = _PREFER | {
+    "description": "`respond-async`: 202 once the message is durable. `wait=10`: how many seconds to wait for the "
+    "answer (shortened to the gateway's limit)."
+}
+_TIMEOUT = {
+    "name": "timeout",
+    "in": "query",
+    "description": "How many seconds to wait for the answer (shortened to the gateway's limit).",
+    "schema": {"type": "number", "minimum": 0},
+}
+_DELAY = {
+    "name": "delay",
+    "in": "query",
+    "description": "With `Prefer: respond-async`: deliver not before this many seconds from now.",
+    "schema": {"type": "number", "minimum": 0},
+}
+_RESTART = {
+    "name": "restart",
+    "in": "query",
+    "description": "Start a new run if the last one has ended, whatever its input was.",
+    "schema": {"type": "boolean"},
+}
+_PROBLEM: dict[str, Any] = {
+    "description": "A problem (RFC 9457)",
+    "content": {
+        MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail", "code", "request_id"],
+                "properties": {
+                    "type": {"type": "string", "description": "A page that explains the code."},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "instance": {"type": "string"},
+                    "code": {"type": "string"},
+                    "request_id": {"type": "string"},
+                    "entity": {"type": "string"},
+                    "version": {"type": "integer"},
+                    "retry_after": {"type": "integer"},
+                    "errors": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "field": {"type": "string"},
+                                "message": {"type": "string"},
+                                "pointer": {"type": "string"},
+                            },
+                        },
+                    },
+                },
+            }
+        }
+    },
+}
+_VERSION = {
+    "Perdure-Version": {
+        "description": "The entity's version that the answer reflects.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+}
+_SUMMARIES = {
+    Action.START: "Start {}",
+    Action.RESULT: "Result of {}",
+    Action.CANCEL: "Cancel {}",
+    Action.TERMINATE: "Terminate {}",
+    Action.SIGNAL: "Send to {}",
+}
+
+
+def documented_body(operation: Operation) -> Any:
+    """The type of the request body, None if there is none."""
+    member, definition = operation.member, operation.definition
+    if operation.method != "POST" or operation.action is Action.CANCEL:
+        return None
+    if operation.action is Action.TERMINATE:
+        return Termination
+    body: Any
+    if isinstance(member, Mailbox):
+        body = item_type(member)
+    elif not parameters(member):
+        return None
+    else:
+        title = "".join(part.capitalize() for part in operation.name.split("_"))
+        body = arguments_type(member, f"{definition.name}{title}Arguments")
+    return body if has_schema(body, is_result=False) else dict[str, Any]
+
+
+def documentation(operation: Operation) -> dict[str, Any]:
+    """Keyword arguments of `add_api_route`."""
+    summary = _SUMMARIES.get(operation.action, "{}").format(operation.name.replace("_", " "))
+    extra: dict[str, Any] = {"parameters": _parameters(operation)}
+    if documented_body(operation) is not None:
+        extra["requestBody"] = {"required": operation.action is not Action.TERMINATE and _needs_body(operation)}
+    return {
+        "summary": summary[:1].upper() + summary[1:],
+        "description": inspect.getdoc(operation.member) if operation.member.__doc__ else None,
+        "name": f"{operation.definition.name}.{operation.path.replace('/', '.')}",
+        "openapi_extra": extra,
+        **_responses(operation),
+    }
+
+
+def _needs_body(operation: Operation) -> bool:
+    return isinstance(operation.member, Mailbox) or not operation.member.signature.takes_nothing
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    found = [_KEY]
+    match operation.action:
+        case Action.CALL:
+            found += [_IDEMPOTENCY, _PREFER_ASYNC, _TIMEOUT, _DELAY]
+        case Action.QUERY:
+            names: set[str] = set()
+            if operation.method == "GET":
+                assert isinstance(operation.member, Query)
+                for name, schema, is_required in query_parameters(operation.member) or ():
+                    found.append({"name": name, "in": "query", "required": is_required, "schema": schema})
+                    names.add(name)
+            found += [_PREFER] if "timeout" in names else [_PREFER, _TIMEOUT]
+        case Action.START:
+            found += [_IDEMPOTENCY, _PREFER, _TIMEOUT, _RESTART]
+        case Action.RESULT:
+            found += [_PREFER, _TIMEOUT]
+        case Action.CANCEL | Action.TERMINATE | Action.SIGNAL:
+            found += [_IDEMPOTENCY, _PREFER, _TIMEOUT]
+    return found
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    others: dict[int | str, dict[str, Any]] = {"default": _PROBLEM}
+    if operation.action in (Action.CALL, Action.QUERY, Action.RESULT):
+        assert not isinstance(operation.member, Mailbox)
+        result = result_type(operation.member)
+        if operation.action is Action.CALL:
+            others[202] = {"model": Accepted, "description": "Accepted, after `Prefer: respond-async`"}
+        if operation.action is Action.RESULT:
+            others[202] = {"model": StillRunning, "description": "No result yet"}
+        return {
+            "response_model": result if result is not Any and has_schema(result, is_result=True) else None,
+            "responses": {200: {"headers": _VERSION}, **others},
+        }
+    model = Started if operation.action is Action.START else Accepted
+    return {"response_model": model, "status_code": 202, "responses": {202: {"headers": _VERSION}, **others}}

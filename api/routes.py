@@ -1,0 +1,283 @@
+"""Routes of entities: `entity_router` for one class, `gateway_router` for all of them.
+
+A key is one segment of the path, percent-encoded: `%2F` reaches the entity as `/` and never as a separator. Servers
+decode a path before they route it, which would make `a%2Fb/run` and `a/b/run` one path; `EntityRoute` therefore
+routes by the path as it was sent wherever that makes a difference.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from enum import Enum
+from typing import Annotated, Any
+from urllib.parse import quote, unquote_to_bytes
+
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.params import Depends
+from fastapi.routing import APIRoute
+from pydantic import SkipValidation
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.routing import Match
+from starlette.types import Scope
+
+from ..entities.definition import EntityDefinition, Registry
+from ..entities.entity import Entity
+from ..entities.errors import PerdureError
+from ..entities.ids import KEY_BYTES_MAX
+from .exchange import answer
+from .openapi import documentation, documented_body
+from .operations import Operation, Operations, find_type
+from .problems import Refused, problem
+from .settings import Settings
+
+_ENCODED_SLASH = "\x00"
+"""Stands for a `%2F` while a path is routed. A real NUL stands for itself as another control character, which no key
+may hold either."""
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+Endpoint = Callable[..., Awaitable[Response]]
+
+
+class _KeyConvertor(Convertor[str]):
+    """One segment, also an empty one (which then gets its own clear error)."""
+
+    regex = "[^/]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return quote(value, safe="")
+
+
+register_url_convertor("entity_key", _KeyConvertor())
+
+
+class _OwnBodyRequest(Request):
+    """FastAPI reads the body of routes that document one. Here the endpoint does, with limits; FastAPI gets nothing."""
+
+    _is_hidden = True
+
+    async def body(self) -> bytes:
+        if self._is_hidden:
+            self._is_hidden = False  # dependencies of the user, and the endpoint, come after FastAPI
+            return b""
+        return await super().body()
+
+
+class EntityRoute(APIRoute):
+    """A route whose parameters are segments of the path as sent, and whose endpoint reads the body itself."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        raw: bytes = scope.get("raw_path") or b""
+        if scope["type"] != "http" or b"%" not in raw or (b"%2F" not in raw and b"%2f" not in raw):
+            return super().matches(scope)
+        match, child = super().matches({**scope, "path": _marked_path(raw)})
+        if match is not Match.NONE:
+            parameters = child["path_params"]
+            child["path_params"] = {
+                name: value.replace(_ENCODED_SLASH, "/") if isinstance(value, str) else value
+                for name, value in parameters.items()
+            }
+        return match, child
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_OwnBodyRequest(request.scope, request.receive))
+
+        return handle
+
+
+class FallbackRoute(EntityRoute):
+    """Answers only what no other route of the application takes."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return (Match.PARTIAL if match is Match.FULL else match), child
+
+
+def _marked_path(raw: bytes) -> str:
+    segments = raw.split(b"/")
+    return "/".join(
+        unquote_to_bytes(segment).decode(errors="replace").replace("\x00", "\x01").replace("/", _ENCODED_SLASH)
+        for segment in segments
+    )
+
+
+def path_key(request: Request, name: str = "key") -> str:
+    """The key of the path. Raises Refused if it is not UTF-8: different bytes must not become one key."""
+    key: str = request.path_params[name]
+    if "\N{REPLACEMENT CHARACTER}" in key:
+        raw: bytes = request.scope.get("raw_path") or b""
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            raise Refused(400, "bad_encoding", "the path is not UTF-8 after percent-decoding") from None
+    return key
+
+
+def entity_router(
+    cls: type[Entity],
+    *,
+    prefix: str = "",
+    tags: Sequence[str | Enum] | None = None,
+    dependencies: Sequence[Depends] | None = None,
+    settings: Settings | None = None,
+    include_in_schema: bool = True,
+) -> APIRouter:
+    """A router with one route for everything that `cls` can do, described in OpenAPI with its own schemas.
+
+    `app.include_router(entity_router(Order), prefix="/orders")`. Errors are answered as problems, whether or not
+    `install(app)` was called. A name that the class does not have gets a problem that lists what it has, unless some
+    other route of the application takes the path.
+    """
+    operations = Operations(EntityDefinition(cls))
+    limits = settings or Settings()
+    router = _router(prefix, [operations.definition.name] if tags is None else tags, dependencies)
+    for operation in operations:
+        router.add_api_route(
+            "/{key:entity_key}/" + operation.path,
+            _endpoint(operation, limits),
+            methods=[operation.method],
+            include_in_schema=include_in_schema,
+            **documentation(operation),
+        )
+    for path in ("/{key:entity_key}/{member}", "/{key:entity_key}/{member}/{action}"):
+        router.routes.append(_fallback(router, path, _find_in(operations, limits)))
+    return router
+
+
+def gateway_router(
+    entities: Registry | Iterable[type[Entity]],
+    *,
+    prefix: str = "/entities",
+    dependencies: Sequence[Depends] | None = None,
+    settings: Settings | None = None,
+) -> APIRouter:
+    """The same routes for every class, below `/entities/{type}`, and a description of each.
+
+    Requests take one generic route, whatever the number of classes; the others are there to be described.
+    """
+    registry = entities if isinstance(entities, Registry) else Registry(entities)
+    limits = settings or Settings()
+    by_type = {definition.name: Operations(definition) for definition in registry}
+    router = _router(prefix, None, dependencies)
+
+    async def dispatch(request: Request) -> Response:
+        try:
+            parameters = request.path_params
+            definition = find_type(registry, parameters["type"])
+            action = parameters.get("action")
+            path = parameters["member"] if action is None else f"{parameters['member']}/{action}"
+            operation = by_type[definition.name].find(path, request.method)
+            key = path_key(request)
+        except (PerdureError, Refused) as error:
+            return problem(error, request)
+        return await answer(request, operation, key, limits)
+
+    for path in ("/{type}/{key:entity_key}/{member}", "/{type}/{key:entity_key}/{member}/{action}"):
+        router.add_api_route(path, dispatch, methods=_METHODS, include_in_schema=False)
+    router.add_api_route("", _describe_all(registry, prefix), methods=["GET"], summary="Entity types", tags=["entities"])
+    router.add_api_route(
+        "/{type}/{key:entity_key}",
+        _describe_one(registry, by_type),
+        methods=["GET"],
+        summary="What an entity can do",
+        tags=["entities"],
+    )
+    for definition in registry:
+        documented = entity_router(definition.cls, tags=[definition.name], settings=limits)
+        router.include_router(documented, prefix=f"/{definition.name}")
+    return router
+
+
+def _router(prefix: str, tags: Sequence[str | Enum] | None, dependencies: Sequence[Depends] | None) -> APIRouter:
+    return APIRouter(
+        prefix=prefix,
+        route_class=EntityRoute,
+        tags=None if tags is None else list(tags),
+        dependencies=None if dependencies is None else list(dependencies),
+        redirect_slashes=False,
+    )
+
+
+def _endpoint(operation: Operation, settings: Settings) -> Endpoint:
+    body = documented_body(operation)
+
+    async def endpoint(request: Request, arguments: object = None) -> Response:
+        try:
+            key = path_key(request)
+        except Refused as error:
+            return problem(error, request)
+        return await answer(request, operation, key, settings)
+
+    parameters = [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
+    if body is not None:
+        annotation = Annotated[body, SkipValidation, Body()]
+        parameters.append(inspect.Parameter("arguments", inspect.Parameter.KEYWORD_ONLY, annotation=annotation,
+                                            default=None))
+    endpoint.__signature__ = inspect.Signature(parameters, return_annotation=Response)  # type: ignore[attr-defined]
+    endpoint.__name__ = f"{operation.definition.name}_{operation.path.replace('/', '_')}"
+    endpoint.__doc__ = operation.member.__doc__
+    return endpoint
+
+
+def _find_in(operations: Operations, settings: Settings) -> Endpoint:
+    async def unknown(request: Request) -> Response:
+        action = request.path_params.get("action")
+        member = request.path_params["member"]
+        try:
+            operation = operations.find(member if action is None else f"{member}/{action}", request.method)
+            key = path_key(request)
+        except (PerdureError, Refused) as error:
+            return problem(error, request)
+        return await answer(request, operation, key, settings)
+
+    return unknown
+
+
+def _fallback(router: APIRouter, path: str, endpoint: Endpoint) -> FallbackRoute:
+    return FallbackRoute(
+        router.prefix + path,
+        endpoint,
+        methods=_METHODS,
+        include_in_schema=False,
+        dependencies=router.dependencies,
+    )
+
+
+def _describe_all(registry: Registry, prefix: str) -> Endpoint:
+    async def describe() -> dict[str, Any]:
+        return {"types": [_summary(definition) for definition in registry]}
+
+    return describe
+
+
+def _describe_one(registry: Registry, by_type: dict[str, Operations]) -> Endpoint:
+    async def describe(request: Request) -> Any:
+        try:
+            definition = find_type(registry, request.path_params["type"])
+            key = path_key(request)
+        except (PerdureError, Refused) as error:
+            return problem(error, request)
+        here = request.scope["path"].rpartition("/")[0] + "/" + quote(key, safe="")
+        operations = [
+            {"name": operation.name, "action": operation.action, "method": operation.method, "path": f"{here}/{operation.path}"}
+            for operation in by_type[definition.name]
+        ]
+        return _summary(definition) | {"key": key, "key_bytes_max": KEY_BYTES_MAX, "operations": operations}
+
+    return describe
+
+
+def _summary(definition: EntityDefinition) -> dict[str, Any]:
+    return {
+        "type": definition.name,
+        "description": inspect.getdoc(definition.cls) if definition.cls.__doc__ else None,
+        "handlers": list(definition.handlers),
+        "queries": list(definition.queries),
+        "workflows": list(definition.workflows),
+        "mailboxes": list(definition.mailboxes),
+        "state": definition.cls.model_json_schema(mode="serialization"),
+    }

@@ -1,0 +1,142 @@
+"""The dedicated actor: an engine for one entity, in a Ray actor of its own."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ...entities.definition import EntityDefinition, Registry
+from ...entities.engine.deliveries import Fire
+from ...entities.engine.engine import Engine, Outlets
+from ...entities.engine.settings import EngineSettings
+from ...entities.errors import error_body
+from ...entities.ids import EntityId
+from ...entities.store.port import StoreUnavailable
+from ..activities import RayActivities
+from ..exchange import Exchange
+from ..ray_runtime import Handle, kill, spawn, submit
+from ..settings import ExchangeSettings
+from . import wire
+from .remote_store import RemoteStore
+
+log = logging.getLogger("perdure.dedicated")
+
+ASK_TIMEOUT_S = 30.0
+
+
+@ray.remote
+class DedicatedActor:
+    """One entity. Made, fed and ended by the host that owns its shard; dies with it."""
+
+    def __init__(self) -> None:
+        self._engine: Engine
+        self._exchange: Exchange
+        self._entity: EntityId
+        self._idle: asyncio.Task[None]
+
+    async def open(self, host: Any, spec: str, key: str, shard: int, epoch: int, shard_count: int) -> int:
+        """Begin; returns the process id. Raises what the user's module raises on import."""
+        registry = Registry.load([spec])
+        [definition] = registry
+        self._entity = entity = EntityId(definition.name, key)
+
+        async def ask(operation: str, argument: bytes) -> bytes:
+            try:
+                call = submit(host, "serve", definition.name, key, operation, argument)
+                return bytes(await asyncio.wait_for(call, ASK_TIMEOUT_S))
+            except Exception as error:
+                raise StoreUnavailable(
+                    f"{entity}: its host does not answer ({error!r})", maybe_applied=operation == "commit"
+                ) from error
+
+        self._engine = Engine(
+            registry=registry,
+            store=RemoteStore(ask),
+            incarnation=f"dedicated:{entity}",
+            shard_count=shard_count,
+            settings=EngineSettings(),
+            outlets=Outlets(hint=lambda entities: None, fenced=self._fenced, activity_pool=RayActivities()),
+            only=entity,
+        )
+        await self._engine.start()
+        self._engine.own({shard: epoch})
+        self._exchange = Exchange(self._engine.deliver, ExchangeSettings())
+        self._idle = asyncio.get_running_loop().create_task(self._watch_idleness(ask))
+        return os.getpid()
+
+    async def exchange(self, data: bytes) -> bytes:
+        """One call of the host's link."""
+        return await self._exchange.exchange(data)
+
+    async def control(self, data: bytes) -> None:
+        """What is due, and whether there is mail."""
+        control = wire.CONTROL.decode(data)
+        for row in control.fires:
+            self._engine.offer(self._entity, Fire(row))
+        if control.wake:
+            self._engine.wake([self._entity])
+
+    async def _watch_idleness(self, ask: Callable[[str, bytes], Any]) -> None:
+        """Once the entity has left memory, offer to go."""
+        seen = False
+        while True:
+            await asyncio.sleep(1.0)
+            stats = self._engine.stats()
+            if stats["activations"] or stats["loading"]:
+                seen = True
+            elif seen:
+                try:
+                    await ask("idle", b"")
+                except StoreUnavailable as error:
+                    log.debug("%s", error)
+
+    def _fenced(self, reason: str) -> None:
+        log.warning("dedicated actor ends: %s", reason)
+        os._exit(1)
+
+
+class StartedActor:
+    """A dedicated actor, as `parent.ChildActor`."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def exchange(self, data: bytes) -> "asyncio.Future[bytes]":
+        """One call of the link."""
+        return submit(self._handle, "exchange", data)
+
+    def control(self, data: bytes) -> "asyncio.Future[None]":
+        """Tell it something."""
+        return submit(self._handle, "control", data)
+
+    def kill(self) -> None:
+        """End its process."""
+        kill(self._handle)
+
+
+async def start_actor(
+    definition: EntityDefinition, entity: EntityId, shard: int, epoch: int, *, host: Handle, shard_count: int
+) -> StartedActor:
+    """Start the actor of an entity and wait until it is ready. Raises if it cannot be placed or begun."""
+    hosting = definition.hosting
+    assert hosting is not None
+    handle = spawn(
+        DedicatedActor,
+        num_cpus=hosting.num_cpus,
+        num_gpus=hosting.num_gpus,
+        resources=dict(hosting.resources) or None,
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=1_000,
+        enable_task_events=False,
+    )
+    try:
+        await submit(handle, "open", host, definition.spec, entity.key, shard, epoch, shard_count)
+    except BaseException as error:
+        log.info("%s: its actor did not start: %s", entity, error_body(error).message)
+        kill(handle)
+        raise
+    return StartedActor(handle)

@@ -1,0 +1,71 @@
+"""The store as a dedicated actor sees it: every operation is asked of the host that owns the entity's shard."""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from ...entities.ids import EntityId
+from ...entities.messages import Envelope
+from ...entities.store.port import StoreUnavailable
+from ...entities.store.rows import Batch, HistoryRow, Loaded, ReminderRow, RunRow
+from . import wire
+
+Ask = Callable[[str, bytes], Awaitable[bytes]]
+"""One call to the host: operation, argument → answer. Raises StoreUnavailable if the host does not answer."""
+
+
+class RemoteStore:
+    """`EntityStore` for one entity. What concerns whole shards is the host's business and finds nothing here."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    async def _get(self, operation: str, argument: bytes = b"") -> bytes:
+        return wire.read_answer(await self._ask(operation, argument))
+
+    async def commit(self, batch: Batch) -> int:
+        """See the port."""
+        return wire.NUMBER.decode(await self._get("commit", wire.encode(batch)))
+
+    async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
+        """See the port."""
+        del inbox_max
+        return [wire.LOADED.decode(await self._get("load")) for _ in entities]
+
+    async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
+        """See the port."""
+        del per_entity_max
+        return wire.ENVELOPES.decode(await self._get("inbox")) if entities else []
+
+    async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
+        """See the port."""
+        ids = [message_id for _, message_id in keys]
+        entity = keys[0][0]
+        rows = wire.OUTCOMES.decode(await self._get("outcomes", wire.encode(ids)))
+        return {(entity, row.message_id): row for row in rows}
+
+    async def park(self, entity: EntityId, reason: str) -> None:
+        """See the port."""
+        await self._get("park", wire.encode(reason))
+
+    async def clock_us(self) -> int:
+        """See the port."""
+        return wire.NUMBER.decode(await self._get("clock"))
+
+    async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
+        """Not asked by an engine that hosts one entity."""
+        raise StoreUnavailable("a dedicated actor reads its runs with its entity")
+
+    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
+        """The host looks for mail."""
+        return []
+
+    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
+        """The host fires reminders."""
+        return await self.clock_us(), []
+
+    async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
+        """The host rehydrates."""
+        return []
+
+    async def prune(self, *, older_than_us: int, limit: int) -> int:
+        """The host prunes."""
+        return 0

@@ -1,0 +1,66 @@
+"""What a dedicated actor asks of its host: store operations as MessagePack, decoded against their types."""
+
+from typing import Any
+
+import msgspec
+
+from ...entities.errors import ErrorBody, PerdureError, error_from_body
+from ...entities.ids import EntityId
+from ...entities.messages import Envelope
+from ...entities.store.port import HostFenced, WriteConflict
+from ...entities.store.rows import Batch, HistoryRow, Loaded, ReminderRow
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What came of it: a value, or an error with the entities that conflict."""
+
+    value: bytes = b""
+    error: ErrorBody | None = None
+    conflicts: tuple[EntityId, ...] = ()
+
+
+class Control(msgspec.Struct, frozen=True, array_like=True):
+    """What a host tells its actor beside messages."""
+
+    fires: list[ReminderRow] = []
+    wake: bool = False
+    """There is mail in the store, or work to take up again."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+BATCH = msgspec.msgpack.Decoder(Batch)
+LOADED = msgspec.msgpack.Decoder(Loaded)
+ENVELOPES = msgspec.msgpack.Decoder(list[Envelope])
+OUTCOME_KEYS = msgspec.msgpack.Decoder(list[str])
+OUTCOMES = msgspec.msgpack.Decoder(list[HistoryRow])
+NUMBER = msgspec.msgpack.Decoder(int)
+TEXT = msgspec.msgpack.Decoder(str)
+ANSWER = msgspec.msgpack.Decoder(Answer)
+CONTROL = msgspec.msgpack.Decoder(Control)
+
+
+def encode(value: Any) -> bytes:
+    """As sent."""
+    return _encoder.encode(value)
+
+
+def answer_error(error: PerdureError) -> bytes:
+    """An answer that raises `error` at the other side."""
+    conflicts = error.entities if isinstance(error, WriteConflict) else ()
+    return encode(Answer(error=error.body(), conflicts=conflicts))
+
+
+def read_answer(data: bytes) -> bytes:
+    """The value of an answer; raises the error that it carries."""
+    answer = ANSWER.decode(data)
+    if answer.error is None:
+        return answer.value
+    error = error_from_body(answer.error)
+    if isinstance(error, WriteConflict):
+        error.entities = answer.conflicts
+    raise error
+
+
+def not_yours(entity: EntityId) -> HostFenced:
+    """The error for an actor whose host has let go of its entity."""
+    return HostFenced(f"{entity}: its host does not own it any more")

@@ -1,0 +1,45 @@
+"""How the cluster's processes open the store: which sessions serve what, and how long each may wait."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..entities.store.port import Directory, EntityStore
+from .postgres.sessions import SessionSettings
+from .postgres.store import PostgresStore
+
+
+class Store(EntityStore, Directory, Protocol):
+    """Both halves of the store port, and its end."""
+
+    async def close(self) -> None:
+        """Close the sessions."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreAddress:
+    """A namespace in a database."""
+
+    dsn: str
+    namespace: str
+    is_pooled: bool = False
+    """There is a PgBouncer in transaction mode in between."""
+
+    def open(self, incarnation: str = "") -> Store:
+        """For everything but lease renewals. `incarnation`: the host that commits through it."""
+        settings = SessionSettings(dsn=self.dsn, incarnation=incarnation, is_pooled=self.is_pooled)
+        return PostgresStore(settings, namespace=self.namespace)
+
+    def open_for_renewals(self, lease_s: float) -> Store:
+        """A session of its own that nothing else can keep busy, and that gives up before the lease does."""
+        patience_s = max(1.0, lease_s / 2)
+        settings = SessionSettings(
+            dsn=self.dsn,
+            is_pooled=self.is_pooled,
+            connect_timeout_s=max(2, round(patience_s)),
+            statement_timeout_s=patience_s,
+            lock_timeout_s=patience_s,
+            answer_timeout_s=patience_s,
+            acquire_timeout_s=patience_s,
+        )
+        return PostgresStore(settings, namespace=self.namespace)
