@@ -39,16 +39,18 @@ async def answer(request: Request, operation: Operation, key: str, settings: Set
     """Do what the request asks; every error of Perdure becomes a problem."""
     entity = f"{operation.definition.name}/{key}"
     try:
-        return await _Exchange(request, operation, check_entity_key(request, operation, key), settings).run()
+        return await _Exchange(request, operation, check_entity_key(operation, key), settings).run()
     except (PerdureError, Refused) as error:
         return problem(error, request, show_errors=settings.show_errors, entity=entity[:600])
 
 
-def check_entity_key(request: Request, operation: Operation, key: str) -> EntityId:
+def check_entity_key(operation: Operation, key: str) -> EntityId:
     """The address. Raises InvalidKey, Refused."""
     type_name = operation.definition.name
     if key in (".", ".."):
-        raise Refused(400, "bad_key", f"{type_name}: the key {key!r} cannot travel in a path: clients and proxies remove it")
+        raise Refused(
+            400, "bad_key", f"{type_name}: the key {key!r} cannot travel in a path: clients and proxies remove it"
+        )
     return EntityId(type_name, check_key(type_name, key))
 
 
@@ -71,7 +73,9 @@ class _Exchange:
         kind = Kind.SEND if is_async else operation.action.kind
         delay_us = read_delay_us(self._request)
         if delay_us and not is_async:
-            raise Refused(400, "bad_preference", "`delay` is for messages without an answer: add `Prefer: respond-async`")
+            raise Refused(
+                400, "bad_preference", "`delay` is for messages without an answer: add `Prefer: respond-async`"
+            )
         args = await self._arguments()
         key = wishes.idempotency_key or new_message_id()
         caller = caller_of(self._request)
@@ -131,7 +135,9 @@ class _Exchange:
                 error = error_from_body(decode_error(reply.body))
                 return self._problem(error if isinstance(error, Busy) else Busy(f"{self._entity}: {error}"))
             case Status.NOT_OWNER:
-                return self._problem(Unavailable(f"{self._entity}: no host owns it now; nothing was applied, try again"))
+                return self._problem(
+                    Unavailable(f"{self._entity}: no host owns it now; nothing was applied, try again")
+                )
 
     def _success(self, reply: Reply, key: str) -> Response:
         headers: dict[str, str] = {"Cache-Control": "no-store"}
@@ -157,10 +163,17 @@ class _Exchange:
         match self._operation.action:
             case Action.RESULT:
                 headers = {"Cache-Control": "no-store", "Retry-After": str(RETRY_AFTER_S)}
-                return Response(encode_json({"status": "running", "waited_s": self._wishes.wait_s}), 202, headers, _JSON)
+                return Response(
+                    encode_json({"status": "running", "waited_s": self._wishes.wait_s}), 202, headers, _JSON
+                )
             case Action.QUERY:
-                return self._problem(CallTimeout(f"{self._entity}.{self._operation.name}: no answer within {wait}; "
-                                                 "a query changes nothing, ask again"), retry_after=RETRY_AFTER_S)
+                return self._problem(
+                    CallTimeout(
+                        f"{self._entity}.{self._operation.name}: no answer within {wait}; "
+                        "a query changes nothing, ask again"
+                    ),
+                    retry_after=RETRY_AFTER_S,
+                )
             case _:
                 message = (
                     f"{self._entity}.{self._operation.name}: no answer within {wait}; it may or may not have been "

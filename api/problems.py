@@ -238,7 +238,9 @@ def is_private(body: ErrorBody) -> bool:
 
 def _members(details: dict[str, Any]) -> dict[str, Any]:
     """Takes out of `details` what has a place of its own in a problem."""
-    members = {name: details.pop(name) for name in ("errors", "limit", "got", "suggestions", "chain") if name in details}
+    members = {
+        name: details.pop(name) for name in ("errors", "limit", "got", "suggestions", "chain") if name in details
+    }
     if isinstance(members.get("errors"), list):
         members["errors"] = [_field_error(found) for found in members["errors"]]
     return members
@@ -254,7 +256,9 @@ def _encode(body: dict[str, Any]) -> bytes:
 def _field_error(found: Any) -> Any:
     if not isinstance(found, dict) or "field" not in found:
         return found
-    pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in str(found["field"]).split(".") if part)
+    pointer = "".join(
+        "/" + part.replace("~", "~0").replace("/", "~1") for part in str(found["field"]).split(".") if part
+    )
     return found | {"pointer": f"#{pointer}"}
 
 
@@ -313,7 +317,15 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [{"field": ".".join(map(str, found["loc"])), "message": found["msg"]} for found in error.errors()[:20]]
     text = "; ".join(f"{found['field']}: {found['message']}" for found in errors)
-    return problem(Refused(422, "invalid_argument", f"the request does not fit: {text}", errors=[_field_error(found) for found in errors]), request)
+    return problem(
+        Refused(
+            422,
+            "invalid_argument",
+            f"the request does not fit: {text}",
+            errors=[_field_error(found) for found in errors],
+        ),
+        request,
+    )
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

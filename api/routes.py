@@ -178,7 +178,7 @@ def gateway_router(
 
     for path in ("/{type}/{key:entity_key}/{member}", "/{type}/{key:entity_key}/{member}/{action}"):
         router.add_api_route(path, dispatch, methods=_METHODS, include_in_schema=False)
-    router.add_api_route("", _describe_all(registry, prefix), methods=["GET"], summary="Entity types", tags=["entities"])
+    router.add_api_route("", _describe_all(registry), methods=["GET"], summary="Entity types", tags=["entities"])
     router.add_api_route(
         "/{type}/{key:entity_key}",
         _describe_one(registry, by_type),
@@ -205,7 +205,7 @@ def _router(prefix: str, tags: Sequence[str | Enum] | None, dependencies: Sequen
 def _endpoint(operation: Operation, settings: Settings) -> Endpoint:
     body = documented_body(operation)
 
-    async def endpoint(request: Request, arguments: object = None) -> Response:
+    async def endpoint(request: Request, arguments: object = None) -> Response:  # noqa: ARG001 - documented only
         try:
             key = path_key(request)
         except Refused as error:
@@ -215,8 +215,9 @@ def _endpoint(operation: Operation, settings: Settings) -> Endpoint:
     parameters = [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
     if body is not None:
         annotation = Annotated[body, SkipValidation, Body()]
-        parameters.append(inspect.Parameter("arguments", inspect.Parameter.KEYWORD_ONLY, annotation=annotation,
-                                            default=None))
+        parameters.append(
+            inspect.Parameter("arguments", inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+        )
     endpoint.__signature__ = inspect.Signature(parameters, return_annotation=Response)  # type: ignore[attr-defined]
     endpoint.__name__ = f"{operation.definition.name}_{operation.path.replace('/', '_')}"
     endpoint.__doc__ = operation.member.__doc__
@@ -247,7 +248,7 @@ def _fallback(router: APIRouter, path: str, endpoint: Endpoint) -> FallbackRoute
     )
 
 
-def _describe_all(registry: Registry, prefix: str) -> Endpoint:
+def _describe_all(registry: Registry) -> Endpoint:
     async def describe() -> dict[str, Any]:
         return {"types": [_summary(definition) for definition in registry]}
 
@@ -263,7 +264,12 @@ def _describe_one(registry: Registry, by_type: dict[str, Operations]) -> Endpoin
             return problem(error, request)
         here = request.scope["path"].rpartition("/")[0] + "/" + quote(key, safe="")
         operations = [
-            {"name": operation.name, "action": operation.action, "method": operation.method, "path": f"{here}/{operation.path}"}
+            {
+                "name": operation.name,
+                "action": operation.action,
+                "method": operation.method,
+                "path": f"{here}/{operation.path}",
+            }
             for operation in by_type[definition.name]
         ]
         return _summary(definition) | {"key": key, "key_bytes_max": KEY_BYTES_MAX, "operations": operations}

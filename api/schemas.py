@@ -9,7 +9,7 @@ from functools import cache
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter
-from typing_extensions import NotRequired, Required, TypedDict
+from typing_extensions import NotRequired, Required, TypedDict  # noqa: UP035 - one family: pydantic wants its TypedDict
 
 from ..entities.descriptors import Mailbox, Method
 

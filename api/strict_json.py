@@ -116,8 +116,9 @@ def _explain(body: bytes, error: Exception) -> Refused:
     constant = _CONSTANT.match(body, position) or _CONSTANT.match(body, max(0, position - 1))
     if constant:
         name = constant[0].decode()
-        return Refused(400, "bad_number", f"{name} at byte {position} is not JSON; send null or a finite number",
-                       position=position)
+        return Refused(
+            400, "bad_number", f"{name} at byte {position} is not JSON; send null or a finite number", position=position
+        )
     if not body.strip():
         return Refused(400, "bad_json", "the body is empty where JSON is needed", position=0)
     if body.startswith(b"\xef\xbb\xbf"):
@@ -183,7 +184,9 @@ def _nul(body: bytes, value: Any) -> Refused:
     pointer = _pointer_to_nul(value)
     where = f"at byte {body.find(b'u0000') - 1}" if pointer is None else f"at {pointer or 'the top'}"
     details = {} if pointer is None else {"pointer": pointer}
-    return Refused(400, "nul_not_allowed", f"a string or key {where} holds a NUL character; it cannot be stored", **details)
+    return Refused(
+        400, "nul_not_allowed", f"a string or key {where} holds a NUL character; it cannot be stored", **details
+    )
 
 
 def _pointer_to_nul(value: Any) -> str | None:

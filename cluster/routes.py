@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from ..entities.errors import PerdureError
+from ..entities.store.port import Directory
 from ..entities.store.rows import HostRow, ShardOwner
 from .addresses import HostAddress
 
@@ -76,6 +77,16 @@ class Routes:
         self._refresh: asyncio.Task[None] | None = None
         self._is_closed = False
         self.table = RouteTable([], {}, -1)
+
+    @classmethod
+    def of_store(cls, directory: Directory) -> "Routes":
+        """Routes that are read from the directory."""
+
+        async def read() -> RouteTable:
+            owners = await directory.owners()
+            return RouteTable.of(owners, await directory.hosts())
+
+        return cls(read)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change of the table."""

@@ -1,0 +1,59 @@
+"""A ready gateway: every entity class over HTTP, with OpenAPI, problems, health and access control."""
+
+import importlib.metadata
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from ..entities.definition import Registry
+from ..entities.entity import Entity
+from .access import Guard
+from .connection import lifespan
+from .health import health_router
+from .problems import DOCS, error_page, install
+from .routes import gateway_router
+from .settings import Settings
+
+_DESCRIPTION = """Durable entities. Keys are percent-encoded path segments (`/` as `%2F`). Errors are problems \
+(RFC 9457); [their codes](/docs/errors). Send an `Idempotency-Key` with whatever you might have to repeat."""
+
+
+def create_app(
+    entities: Registry | Iterable[type[Entity]],
+    *,
+    dsn: str | None = None,
+    namespace: str | None = None,
+    settings: Settings | None = None,
+    title: str = "Perdure",
+    inner: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None,
+) -> FastAPI:
+    """A FastAPI application that serves these classes below `/entities`.
+
+    Without API keys (`PERDURE_API_KEYS`) it answers loopback callers only, however it is served.
+    """
+    chosen = settings or Settings()
+    registry = entities if isinstance(entities, Registry) else Registry(entities)
+    app = FastAPI(
+        title=title,
+        version=importlib.metadata.version("perdure"),
+        description=_DESCRIPTION,
+        lifespan=lifespan(registry, dsn=dsn, namespace=namespace, settings=chosen, inner=inner),
+        docs_url="/docs" if chosen.docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if chosen.docs else None,
+        redirect_slashes=False,
+    )
+    install(app, show_errors=chosen.show_errors, every_error=True)
+    app.include_router(health_router())
+    app.include_router(gateway_router(registry, settings=chosen))
+    app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
+    app.add_middleware(Guard, settings=chosen)
+    app.state.is_guarded = True
+    return app
+
+
+async def _errors() -> JSONResponse:
+    return JSONResponse(error_page())

@@ -1,0 +1,165 @@
+"""Serving an application in this process's event loop: binding, access, and an end without signals of its own."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..entities.errors import StartRefused
+from .access import Guard, is_loopback
+from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+END_S = 5.0
+"""How long open responses (streams of events, slow callers) may go on after the end has been asked for."""
+
+
+class AddressRefused(StartRefused):
+    """The gateway cannot listen there: the port is taken, or the address is not this machine's."""
+
+    code = "address_refused"
+
+
+class InsecureBind(StartRefused):
+    """Others could reach the gateway, and nothing would keep them out."""
+
+    code = "insecure_bind"
+
+
+def check_binding(settings: Settings) -> None:
+    """Raise InsecureBind for an address beyond this machine without API keys."""
+    if is_loopback(settings.host) or settings.api_keys or settings.insecure_bind:
+        return
+    raise InsecureBind(
+        f"the address {settings.host} can be reached by others and no API key is set. Set PERDURE_API_KEYS, use "
+        "--host 127.0.0.1, or say --insecure-bind if something in front authenticates"
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises AddressRefused."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise AddressRefused(f"there is no address {host!r}: {error.strerror or error}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2_048)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            message = f"port {port} of {host} is taken by another program. Choose another one with --port, or 0 for any"
+        elif error.errno == errno.EACCES:
+            message = f"port {port} needs privileges that this account does not have. Choose one above 1023"
+        else:
+            message = f"cannot listen on {host} port {port}: {error.strerror}"
+        raise AddressRefused(message) from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: whoever serves decides when it ends."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.is_up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Startup:
+    """Remembers why the application's own start-up failed; uvicorn would only log it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.error: BaseException | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        async def quiet(message: Message) -> None:
+            if message["type"] == "lifespan.shutdown.failed":
+                logger.error("the application's shutdown failed:\n%s", message.get("message", ""))
+            await send({"type": message["type"]})
+
+        try:
+            await self.app(scope, receive, quiet)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, settings: Settings, *, listener: socket.socket | None = None) -> AsyncIterator[str]:
+    """Serve `app` for the time of the block; gives its URL. The listener is closed at the end.
+
+    At the end: no new connections, open responses finish (5 s at most), the application's lifespan ends. Raises
+    InsecureBind, AddressRefused, and whatever the application's start-up raises.
+    """
+    check_binding(settings)
+    listener = listener or bind(settings.host, settings.port)
+    is_guarded = bool(getattr(getattr(app, "state", None), "is_guarded", False))
+    startup = _Startup(app if is_guarded else Guard(app, settings))
+    server = _Server(
+        uvicorn.Config(
+            startup,
+            lifespan="on",
+            access_log=False,
+            log_level="error",
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=round(END_S),
+        )
+    )
+    task = asyncio.create_task(_serve(server, listener))
+    try:
+        up = asyncio.create_task(server.is_up.wait())
+        await asyncio.wait({up, task}, return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        if task.done():
+            await task
+            raise startup.error or StartRefused("the application did not start")
+        yield _url(settings.host, listener)
+    finally:
+        server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+        listener.close()
+
+
+async def _serve(server: _Server, listener: socket.socket) -> None:
+    try:
+        await server.serve(sockets=[listener])
+    except SystemExit:  # what uvicorn does if the application's start-up fails
+        return
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}"
+
+
+async def serve(app: Any, settings: Settings | None = None) -> None:
+    """Serve `app` until this task is cancelled. Refuses any address but loopback without API keys."""
+    async with serving(app, settings or Settings()):
+        await asyncio.Event().wait()

@@ -1,0 +1,55 @@
+"""The way in for this process: implements `perdure.entities.client.Caller` on a router."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from ..entities.ids import new_message_id
+from ..entities.messages import Envelope, Reply
+from .router import Router
+from .routes import Routes
+
+DEFAULT_TIMEOUT_S = 30.0
+
+
+class Client:
+    """Carries requests of this process to entities. May be used from any thread that runs an event loop."""
+
+    def __init__(self, router: Router, *, session: str = "", default_timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.session = session or f"client-{new_message_id()}"
+        self.default_timeout_s = default_timeout_s
+        self._router = router
+        self._loop = asyncio.get_running_loop()
+
+    async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
+        """See Caller."""
+        if asyncio.get_running_loop() is self._loop:
+            return await self._router.request(envelope, timeout_s=timeout_s)
+        elsewhere = asyncio.run_coroutine_threadsafe(self._router.request(envelope, timeout_s=timeout_s), self._loop)
+        return await asyncio.wrap_future(elsewhere)
+
+    def stats(self) -> dict[str, int]:
+        """Gauges of the router."""
+        return self._router.stats()
+
+
+class Connection(Client):
+    """A client that joined a cluster by itself, and leaves it again."""
+
+    def __init__(
+        self, router: Router, routes: Routes, *, on_close: Callable[[], Awaitable[None]], default_timeout_s: float
+    ) -> None:
+        super().__init__(router, default_timeout_s=default_timeout_s)
+        self.routes = routes
+        self._on_close = on_close
+
+    async def close(self) -> None:
+        """End: requests under way fail. Idempotent."""
+        await self._router.close()
+        await self.routes.close()
+        await self._on_close()
+
+    async def __aenter__(self) -> "Connection":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,270 @@
+"""A host: one process that owns shards and runs their entities. No Ray in here; actors.py wraps it.
+
+Life:   start → serving → (draining →) gone
+
+* start: build the engine (imports the application), register with a lease, begin to renew it, settle.
+* serving: calls of links go to the engine. Four loops run, all on this one event loop, which is also the one that
+  runs the entities: renewing the lease, settling ownership, following the routes, looking after the supervisor. A handler
+  that blocks the loop blocks the renewal as well, so a wedged host loses its lease and others take over.
+* draining: `drain()` gives up all shards in bounded parts, commits, retires the incarnation, ends the process.
+* fenced: whoever finds out (a commit, a renewal, a look at the directory) ends the process at once. Nothing is cleaned
+  up: what was not committed is nobody's loss, for nobody was told.
+
+Failure of Postgres ends nothing: renewals and looks are repeated for ever; past its trust in the lease the engine answers
+NOT_OWNER, and if nobody has fenced the host meanwhile the next renewal makes it whole.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+from ..entities.client import set_default
+from ..entities.store.port import HostFenced
+from ..entities.store.rows import HostRow
+from .addresses import HostAddress, host_actor
+from .client import Client
+from .exchange import Exchange
+from .hosted import EngineRequest, HostedEngine, load_factory
+from .lease import Doubts, LeaseTerms
+from .link import Send
+from .ownership import Ownership
+from .peers import Peers, decode_entities
+from .process import this_process
+from .ray_runtime import Handles
+from .router import Router
+from .routes import Routes
+from .stores import Store, StoreAddress
+from .tasks import Poke, end, repeat
+from .targets import Targets
+
+log = logging.getLogger("perdure.host")
+
+LAST_WORDS_S = 0.2
+"""Between the last answer of a host and the end of its process: the answer must get out."""
+EXIT_RETIRED = 0
+EXIT_FENCED = 70
+
+
+class HostSpec(BaseModel):
+    """What a host process is started with; JSON on its way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dsn: str
+    namespace: str
+    is_pooled: bool = False
+    incarnation: str
+    targets: Targets
+
+    @property
+    def address(self) -> StoreAddress:
+        """The namespace's database."""
+        return StoreAddress(dsn=self.dsn, namespace=self.namespace, is_pooled=self.is_pooled)
+
+
+class Surroundings:
+    """What a host needs of the world beyond Postgres; actors.py and tests fill it in."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        handles: Handles,
+        connect_host: Callable[[str], Awaitable[Send]],
+        watch_supervisor: Callable[[Routes], Awaitable[None]],
+        supervisor_changed: Callable[[], None],
+        ensure_supervisor: Callable[[], Awaitable[None]],
+        exit_process: Callable[[int], None] = os._exit,
+    ) -> None:
+        self.node = node
+        self.handles = handles
+        self.connect_host = connect_host
+        self.watch_supervisor = watch_supervisor
+        """Keep the routes as new as the supervisor's; runs for ever."""
+        self.supervisor_changed = supervisor_changed
+        self.ensure_supervisor = ensure_supervisor
+        self.exit_process = exit_process
+
+
+class Host:
+    """See the module. Everything on one event loop."""
+
+    def __init__(self, spec: HostSpec, surroundings: Surroundings) -> None:
+        self._spec = spec
+        self._world = surroundings
+        self._settings = spec.targets.settings
+        self._incarnation = spec.incarnation
+        self._actor = host_actor(spec.namespace, spec.incarnation)
+        self._terms = LeaseTerms(
+            lease_s=self._settings.lease_s,
+            renewals=self._settings.lease_renewals,
+            margin_s=self._settings.lease_margin_s,
+        )
+        self._look_now = Poke()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._drain: asyncio.Task[None] | None = None
+        self._is_over = False
+        self._store: Store
+        self._renewals: Store
+        self._engine: HostedEngine
+        self._exchange: Exchange
+        self._ownership: Ownership
+        self._peers: Peers
+        self._client: Client
+
+    async def start(self) -> None:
+        """Become a host. Raises if the database or the application is not in order; then nothing was registered."""
+        spec, settings = self._spec, self._settings
+        self._store = spec.address.open(self._incarnation)
+        self._renewals = spec.address.open_for_renewals(settings.lease_s)
+        shard_count = await self._store.shard_count()
+        routes = Routes.of_store(self._store)
+        self._peers = Peers(routes, self._world.handles, shard_count=shard_count)
+        self._engine = load_factory(spec.targets.engine_factory)(
+            EngineRequest(
+                entities=spec.targets.entities,
+                store=self._store,
+                incarnation=self._incarnation,
+                shard_count=shard_count,
+                settings=spec.targets.engine,
+                hint=self._peers.hint,
+                fenced=self._fenced,
+            )
+        )
+        await self._engine.start()
+        self._exchange = Exchange(self._engine.deliver, settings.exchange)
+        self._start_client(routes, shard_count)
+        self._ownership = Ownership(
+            incarnation=self._incarnation,
+            store=self._store,
+            engine=self._engine,
+            routes=routes,
+            doubts=Doubts(patience_s=self._terms.period_s),
+            move_max=settings.move_max,
+            poke=self._poke,
+            changed=self._world.supervisor_changed,
+            fenced=self._fenced,
+        )
+        await self._register()
+        self._tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("renew", self._renew()),
+                ("settle", repeat("settling", self._ownership.settle, every_s=settings.settle_s, poke=self._look_now)),
+                ("follow", self._world.watch_supervisor(routes)),
+                ("look after", self._look_after()),
+            )
+        ]
+
+    # --- what the actor's methods do ---
+
+    async def exchange(self, data: bytes) -> bytes:
+        """One call of a link."""
+        return await self._exchange.exchange(data)
+
+    def wake(self, data: bytes) -> None:
+        """Entities of ours have mail in the store."""
+        self._engine.wake(decode_entities(data))
+
+    def settle(self) -> None:
+        """Look at the directory now."""
+        self._look_now()
+
+    async def drain(self) -> None:
+        """Hand everything over and end the process. Idempotent; returns when all is handed over."""
+        if self._drain is None or (self._drain.done() and not self._is_over):
+            self._drain = asyncio.create_task(self._leave(), name="drain")
+        await asyncio.shield(self._drain)
+
+    def stats(self) -> dict[str, int]:
+        """Counters and gauges."""
+        return self._engine.stats() | self._exchange.stats() | {"shards_owned": len(self._ownership.epochs)}
+
+    # --- lease ---
+
+    async def _register(self) -> None:
+        settings, process = self._settings, this_process()
+        address = HostAddress(self._actor, self._spec.targets.revision, process.machine, process.started)
+        row = HostRow(self._incarnation, str(address), self._world.node, process.pid, "active", 0)
+        asked_at = time.monotonic()
+        await self._store.register(row, lease_s=settings.lease_s)
+        self._engine.set_lease(self._terms.trusted_until(asked_at), 0)
+
+    async def _renew(self) -> None:
+        """Renew the lease for ever. Runs on the entities' loop: that is the point."""
+        terms = self._terms
+        while True:
+            asked_at = time.monotonic()
+            is_failed = False
+            try:
+                database_us = await self._renewals.renew(self._incarnation, lease_s=terms.lease_s)
+            except HostFenced as error:
+                self._fenced(error.message)
+                return
+            except Exception as error:
+                log.warning("host %s could not renew its lease: %s", self._incarnation, error)
+                is_failed = True
+            else:
+                self._engine.set_lease(terms.trusted_until(asked_at), database_us)
+            await asyncio.sleep(terms.pause_s(asked_at=asked_at, now=time.monotonic(), failed=is_failed))
+
+    def _fenced(self, reason: str) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        log.error("host %s ends: %s", self._incarnation, reason)
+        self._world.exit_process(EXIT_FENCED)
+
+    # --- leaving ---
+
+    async def _leave(self) -> None:
+        log.info("host %s drains", self._incarnation)
+        await self._store.set_draining(self._incarnation)
+        await self._ownership.leave()
+        await self._engine.stop()
+        self._exchange.release()
+        await self._store.retire(self._incarnation)
+        self._is_over = True
+        await end(*self._tasks)
+        self._world.supervisor_changed()
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._world.exit_process, EXIT_RETIRED)
+
+    # --- the rest ---
+
+    def _start_client(self, routes: Routes, shard_count: int) -> None:
+        """Activities call entities too, and find this process's own ones without a detour over Ray."""
+        exchange = self._exchange.exchange
+
+        async def connect_host(actor: str) -> Send:
+            if actor == self._actor:
+                return lambda data: asyncio.ensure_future(exchange(data))
+            return await self._world.connect_host(actor)
+
+        router = Router(
+            routes=routes, shard_count=shard_count, connect_host=connect_host, settings=self._settings.exchange
+        )
+        self._client = Client(router, session=f"host-{self._incarnation}")
+        set_default(self._client)
+
+    def _poke(self, incarnations: Iterable[str]) -> None:
+        others = set(incarnations)
+        if self._incarnation in others:
+            others.discard(self._incarnation)
+            self._look_now()
+        self._peers.poke(others)
+
+    async def _look_after(self) -> None:
+        """Forget links without clients; see that there is a supervisor."""
+        while True:
+            await asyncio.sleep(self._settings.guard_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the load
+            try:
+                self._exchange.sweep()
+                if self._drain is None:
+                    await self._world.ensure_supervisor()
+            except Exception:
+                log.exception("host %s could not look after the supervisor", self._incarnation)

@@ -1,0 +1,71 @@
+"""What a host expects of the engine it runs, and how it gets one.
+
+The engine is named by `module:function` in the targets, so that a test can run hosts with another one.
+"""
+
+import importlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from ..entities.ids import EntityId
+from ..entities.messages import Envelope, Reply
+from ..entities.store.port import EntityStore
+
+
+class HostedEngine(Protocol):
+    """`perdure.entities.engine.engine.Engine` as a host uses it. Every method runs on the host's event loop."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        """Commit what is in memory, let everything go."""
+        ...
+
+    def deliver(self, envelope: Envelope, respond: Callable[[Reply], None]) -> None:
+        """`respond` is called once, at once or later, unless the host is fenced."""
+        ...
+
+    def wake(self, entities: Sequence[EntityId]) -> None:
+        """These entities have mail in the store."""
+        ...
+
+    def own(self, epochs: Mapping[int, int]) -> None:
+        """Shards gained."""
+        ...
+
+    async def disown(self, shards: Collection[int]) -> None:
+        """Accept nothing more for these shards; when it returns they may be released."""
+        ...
+
+    def set_lease(self, monotonic_deadline: float, database_us: int) -> None:
+        """How long this host may answer from memory."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Counters and gauges."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """What an engine is made from."""
+
+    entities: tuple[str, ...]
+    store: EntityStore
+    incarnation: str
+    shard_count: int
+    settings: Mapping[str, Any]
+    hint: Callable[[list[EntityId]], None]
+    """These entities of other hosts have new mail in the store."""
+    fenced: Callable[[str], None]
+    """This incarnation can never commit again, for this reason."""
+
+
+EngineFactory = Callable[[EngineRequest], HostedEngine]
+
+
+def load_factory(spec: str) -> EngineFactory:
+    """The function that `module:function` names."""
+    module, _, name = spec.partition(":")
+    return cast("EngineFactory", getattr(importlib.import_module(module), name))

@@ -1,0 +1,132 @@
+"""One suite for both stores: `world` is the store under test, in memory and on Postgres (a fresh namespace per test)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from perdure.cluster.embedded import EmbeddedPostgres
+from perdure.cluster.postgres import migrations
+from perdure.cluster.postgres.schema import metadata
+from perdure.cluster.postgres.sessions import SessionSettings
+from perdure.cluster.postgres.store import PostgresStore
+from perdure.entities.ids import EntityId
+from perdure.entities.shard import shard_of
+from perdure.entities.store.memory import MemoryStore
+from perdure.entities.store.rows import Batch, EntityWrite, HostRow
+
+SHARDS = 16
+_numbers = itertools.count(1)
+
+
+class World:
+    """A namespace with one registered host, `h1`, that owns all shards at the epochs in `epochs`."""
+
+    def __init__(self, store: MemoryStore | PostgresStore, *, dsn: str = "", namespace: str = "") -> None:
+        self.store = store
+        self.dsn = dsn
+        self.namespace = namespace
+        self.epochs: dict[int, int] = {}
+        self._opened: list[PostgresStore] = []
+
+    async def prepare(self) -> World:
+        await self.store.register(host("h1"), lease_s=60)
+        self.epochs = await self.store.claim("h1", range(SHARDS))
+        return self
+
+    def as_host(self, incarnation: str, **settings: Any) -> MemoryStore | PostgresStore:
+        """The same namespace, seen by another process."""
+        if isinstance(self.store, MemoryStore):
+            return self.store
+        other = PostgresStore(
+            SessionSettings(dsn=self.dsn, incarnation=incarnation, **settings), namespace=self.namespace
+        )
+        self._opened.append(other)
+        return other
+
+    async def close(self) -> None:
+        for store in self._opened:
+            await store.close()
+        if isinstance(self.store, PostgresStore):
+            await self.store.close()
+
+    def write(self, entity: EntityId, expected: int = 0, **more: Any) -> EntityWrite:
+        more = {"version": expected + 1, "state": b'{"n": %d}' % (expected + 1)} | more
+        return EntityWrite(entity=entity, shard=shard_of(*entity, SHARDS), expected_version=expected, **more)
+
+    def batch(self, *writes: EntityWrite, incarnation: str = "h1", **more: Any) -> Batch:
+        return Batch(incarnation=incarnation, epochs=more.pop("epochs", self.epochs), writes=list(writes), **more)
+
+    async def commit(self, *writes: EntityWrite, **more: Any) -> int:
+        return await self.store.commit(self.batch(*writes, **more))
+
+    def everything(self) -> object:
+        """All that is stored, for comparing before and after."""
+        if isinstance(self.store, MemoryStore):
+            return repr(self.store._entities), repr(self.store.dead_letters), repr(self.store.parked)
+        with psycopg.connect(self.dsn) as connection:
+            return {
+                table: connection.execute(
+                    sql.SQL("select t::text from {} t order by 1").format(sql.Identifier(self.namespace, table))
+                ).fetchall()
+                for table in metadata.tables
+                if table not in ("hosts", "shards")
+            }
+
+
+def host(incarnation: str) -> HostRow:
+    return HostRow(incarnation, f"actor-{incarnation}", "node-1", 4_242, "active", 0, 3)
+
+
+def meaning(value: bytes | None) -> object:
+    return None if value is None else json.loads(value)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    logging.getLogger("perdure").setLevel(logging.WARNING)
+    with EmbeddedPostgres(tmp_path_factory.mktemp("store")) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(server: EmbeddedPostgres) -> str:
+    name = f"ns_{next(_numbers)}"
+    migrations.upgrade(server.dsn, name, shard_count=SHARDS)
+    return name
+
+
+@pytest.fixture
+async def postgres(server: EmbeddedPostgres, namespace: str) -> AsyncIterator[World]:
+    """A namespace on Postgres, for what only Postgres has to prove."""
+    store = PostgresStore(SessionSettings(dsn=server.dsn, incarnation="h1"), namespace=namespace)
+    world = await World(store, dsn=server.dsn, namespace=namespace).prepare()
+    yield world
+    await world.close()
+
+
+@pytest.fixture(params=["memory", "postgres", "postgres-pooled"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "memory":
+        yield await World(MemoryStore(shards=SHARDS)).prepare()
+        return
+    server: EmbeddedPostgres = request.getfixturevalue("server")
+    namespace: str = request.getfixturevalue("namespace")
+    settings = SessionSettings(dsn=server.dsn, incarnation="h1", is_pooled=request.param == "postgres-pooled")
+    world = await World(PostgresStore(settings, namespace=namespace), dsn=server.dsn, namespace=namespace).prepare()
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For a server of the test's own."""
+    return tmp_path_factory.mktemp("own")

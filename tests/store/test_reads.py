@@ -1,0 +1,168 @@
+"""What reading promises, of every store."""
+
+from perdure.entities.ids import EntityId
+from perdure.entities.shard import shard_of
+from perdure.entities.store.rows import RunStatus
+
+from .conftest import SHARDS, World, meaning
+from .rows import HOUR_US, A, B, C, entry, envelope, history, reminder, run
+
+ALL = range(SHARDS)
+
+
+async def test_missing_entities_have_version_zero_but_may_have_mail(world: World) -> None:
+    await world.commit(world.write(A, outbox=[envelope(B)]))
+    loaded = await world.store.load([C, B, A])
+    assert [(e.entity, e.version, e.state is None, len(e.inbox)) for e in loaded] == [
+        (C, 0, True, 0),
+        (B, 0, True, 1),
+        (A, 1, False, 0),
+    ]
+    assert await world.store.load([]) == []
+
+
+async def test_load_keeps_the_order_asked_for(world: World) -> None:
+    entities = [EntityId("Order", f"o{number}") for number in range(50)]
+    await world.commit(*(world.write(entity, state=b'{"key":"%s"}' % entity.key.encode()) for entity in entities))
+    wanted = [*reversed(entities), entities[7]]
+    loaded = await world.store.load(wanted)
+    assert [e.entity for e in loaded] == wanted
+    assert [meaning(e.state) for e in loaded] == [{"key": entity.key} for entity in wanted]
+
+
+async def test_inbox_is_ordered_by_entity_position_and_id(world: World) -> None:
+    messages = [
+        envelope(entity, message_id, position)
+        for entity in (B, A)
+        for message_id, position in [("b", 3), ("a", 3), ("é", 3), ("Z", 3), ("z", 1), ("y", 2)]
+    ]
+    await world.commit(world.write(C, outbox=messages))
+    order = [(1, "z"), (2, "y"), (3, "Z"), (3, "a"), (3, "b"), (3, "é")]
+    waiting = await world.store.inbox([B, A, B])
+    assert [(e.entity, e.position, e.id) for e in waiting] == [(e, *rest) for e in sorted([A, B]) for rest in order]
+    assert [(e.position, e.id) for e in (await world.store.load([A]))[0].inbox] == order
+    assert [(e.position, e.id) for e in await world.store.inbox([A], per_entity_max=2)] == order[:2]
+    assert [(e.position, e.id) for e in (await world.store.load([A], inbox_max=3))[0].inbox] == order[:3]
+
+
+async def test_with_mail_names_each_entity_once(world: World) -> None:
+    await world.commit(world.write(A, outbox=[envelope(e, m, p) for e in (A, B, C) for m, p in [("x", 1), ("y", 2)]]))
+    assert await world.store.with_mail(ALL, limit=10) == sorted([A, B, C])
+    assert await world.store.with_mail(ALL, limit=2) == sorted([A, B, C])[:2]
+    assert await world.store.with_mail([shard_of(*B, SHARDS)], limit=10) == [B]
+    assert await world.store.with_mail([], limit=10) == []
+
+
+async def test_due_reminders_come_earliest_first(world: World) -> None:
+    rows = [
+        reminder(A, "b", 30),
+        reminder(A, "a", 30),
+        reminder(B, "c", 10),
+        reminder(C, "d", 20),
+        reminder(C, "e", 31),
+    ]
+    for entity in (A, B, C):
+        await world.commit(world.write(entity, reminders_set=[row for row in rows if row.entity == entity]))
+    before = await world.store.clock_us()
+    now, due = await world.store.due(ALL, until_us=30, limit=10)
+    assert before <= now <= await world.store.clock_us()
+    assert [(row.due_us, row.name) for row in due] == [(10, "c"), (20, "d"), (30, "a"), (30, "b")]
+    assert [row.name for row in (await world.store.due(ALL, until_us=30, limit=2))[1]] == ["c", "d"]
+    assert [row.name for row in (await world.store.due([shard_of(*B, SHARDS)], until_us=30, limit=9))[1]] == ["c"]
+    far = reminder(A, "far", 253_402_300_799_999_999)  # the last microsecond of the year 9999
+    await world.commit(world.write(A, 1, reminders_set=[far]))
+    assert (await world.store.due(ALL, until_us=far.due_us, limit=9))[1][-1].due_us == far.due_us
+
+
+async def test_entities_with_activities_under_way_are_paged_by_address(world: World) -> None:
+    entities = sorted([EntityId("Order", key) for key in ("a", "b", "Z", "é", "z")] + [EntityId("Éclair", "a")])
+    await world.commit(*(world.write(entity, runs=[run("x"), run("y")]) for entity in entities))
+    await world.commit(world.write(A, runs=[run(in_flight=False)]))
+    paged: list[EntityId] = []
+    while page := await world.store.in_flight(ALL, after=paged[-1] if paged else None, limit=2):
+        paged += page
+    assert paged == entities
+    assert await world.store.in_flight([shard_of(*entities[0], SHARDS)], after=None, limit=1) == entities[:1]
+
+
+async def test_run_is_read_without_its_entity(world: World) -> None:
+    assert await world.store.run(A, "run") is None
+    ended = run(status=RunStatus.FAILED, ended_us=1_700_000_000_000_009, outcome=b'{"code":"x"}', in_flight=False)
+    await world.commit(world.write(A, runs=[run(), ended]))
+    found = await world.store.run(A, "run")
+    assert found is not None
+    assert found.status is RunStatus.FAILED
+    assert found._replace(args=b"", outcome=b"") == ended._replace(args=b"", outcome=b"")
+    assert await world.store.run(A, "other") is None
+    assert await world.store.run(B, "run") is None
+
+
+async def test_only_live_runs_bring_their_journal(world: World) -> None:
+    parked = run("parked", "p1", status=RunStatus.PARKED)
+    done = run("done", "d1", status=RunStatus.COMPLETED, ended_us=5)
+    journal = [
+        entry(1, "run"),
+        entry(0, "run"),
+        entry(0, "parked", "p1"),
+        entry(0, "done", "d1"),
+        entry(0, "run", "old"),
+    ]
+    await world.commit(world.write(A, runs=[run(), parked, done], journal=journal))
+    (loaded,) = await world.store.load([A])
+    assert [r.workflow for r in loaded.runs] == ["done", "parked", "run"]
+    assert [(e.workflow, e.run_id, e.number) for e in loaded.journal] == [
+        ("parked", "p1", 0),
+        ("run", "r1", 0),
+        ("run", "r1", 1),
+    ]
+
+
+async def test_outcomes_may_be_asked_for_twice(world: World) -> None:
+    await world.commit(world.write(A, history=[history("m1"), history("m2", ok=False)]))
+    found = await world.store.outcomes([(A, "m2"), (A, "m1"), (A, "m2"), (B, "m1")])
+    assert {key: row.ok for key, row in found.items()} == {(A, "m1"): True, (A, "m2"): False}
+
+
+async def test_parking_leaves_the_state_alone(world: World) -> None:
+    await world.commit(world.write(A))
+    before = await world.store.load([A])
+    await world.store.park(A, "no such field")
+    await world.store.park(A, "still no such field")
+    assert await world.store.load([A]) == before
+    await world.store.park(A, "")
+    await world.store.park(A, "")
+
+
+async def test_prune_removes_old_outcomes_in_pieces(world: World) -> None:
+    await world.commit(world.write(A, history=[history(f"m{n}") for n in range(5)]))
+    assert await world.store.prune(older_than_us=HOUR_US, limit=100) == 0
+    assert await world.store.prune(older_than_us=-1, limit=3) == 3
+    assert await world.store.prune(older_than_us=-1, limit=3) == 2
+    assert await world.store.prune(older_than_us=-1, limit=3) == 0
+    assert await world.store.outcomes([(A, f"m{n}") for n in range(5)]) == {}
+
+
+async def test_prune_never_touches_what_is_still_needed(world: World) -> None:
+    live, parked = run("live", "l"), run("parked", "p", status=RunStatus.PARKED)
+    ended, replaced = run("ended", "e", status=RunStatus.COMPLETED, ended_us=1), entry(0, "live", "former")
+    journal = [entry(0, "live", "l"), entry(0, "parked", "p"), entry(0, "ended", "e"), replaced]
+    await world.commit(
+        world.write(
+            A,
+            waiting=[envelope(A)],
+            reminders_set=[reminder(A)],
+            runs=[live, parked, ended],
+            journal=journal,
+            history=[history()],
+        )  # fmt: skip
+    )
+    for _ in range(2):
+        await world.store.prune(older_than_us=-1, limit=100)
+    (loaded,) = await world.store.load([A])
+    assert loaded.version == 1
+    assert len(loaded.inbox) == 1
+    assert [r.workflow for r in loaded.runs] == ["live", "parked"]
+    assert [e.workflow for e in loaded.journal] == ["live", "parked"]
+    assert len((await world.store.due(ALL, until_us=2_000_000, limit=5))[1]) == 1
+    # The removed runs' journals are really gone: their places are free again.
+    await world.commit(world.write(A, 1, runs=[ended], journal=[entry(0, "ended", "e"), replaced]))
