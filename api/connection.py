@@ -3,7 +3,7 @@
 app = FastAPI(lifespan=lifespan([Order, Customer]))
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ def lifespan(
     chosen = settings or Settings()
 
     @asynccontextmanager
-    async def run(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+    async def run(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(
                 connection(dsn or chosen.dsn.get_secret_value(), namespace or chosen.namespace)
@@ -52,7 +52,7 @@ def lifespan(
 
 
 @asynccontextmanager
-async def connection(dsn: str, namespace: str) -> AsyncIterator[Any]:
+async def connection(dsn: str, namespace: str) -> AsyncGenerator[Any]:
     """A client as the process's ambient one, closed at the end. Raises StartRefused."""
     if not dsn:
         raise StartRefused(

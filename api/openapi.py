@@ -39,42 +39,42 @@ class StillRunning(BaseModel):
     waited_s: float
 
 
-_KEY = {
+_KEY: dict[str, Any] = {
     "name": "key",
     "in": "path",
     "required": True,
     "description": "The entity's key, percent-encoded (`/` as `%2F`).",
     "schema": {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX},
 }
-_IDEMPOTENCY = {
+_IDEMPOTENCY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Repeats with this key get the first outcome. Taken literally.",
     "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX},
 }
-_PREFER = {
+_PREFER: dict[str, Any] = {
     "name": "Prefer",
     "in": "header",
     "description": "`wait=10`: how many seconds to wait for the answer (shortened to the gateway's limit).",
     "schema": {"type": "string"},
 }
-_PREFER_ASYNC = _PREFER | {
+_PREFER_ASYNC: dict[str, Any] = _PREFER | {
     "description": "`respond-async`: 202 once the message is durable. `wait=10`: how many seconds to wait for the "
     "answer (shortened to the gateway's limit)."
 }
-_TIMEOUT = {
+_TIMEOUT: dict[str, Any] = {
     "name": "timeout",
     "in": "query",
     "description": "How many seconds to wait for the answer (shortened to the gateway's limit).",
     "schema": {"type": "number", "minimum": 0},
 }
-_DELAY = {
+_DELAY: dict[str, Any] = {
     "name": "delay",
     "in": "query",
     "description": "With `Prefer: respond-async`: deliver not before this many seconds from now.",
     "schema": {"type": "number", "minimum": 0},
 }
-_RESTART = {
+_RESTART: dict[str, Any] = {
     "name": "restart",
     "in": "query",
     "description": "Start a new run if the last one has ended, whatever its input was.",

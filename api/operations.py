@@ -7,7 +7,7 @@
 """
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -43,17 +43,25 @@ WORKFLOW_ACTIONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One thing to do with one member of an entity class."""
+    """One thing to do with one member of an entity class: `method` is HTTP's, `name` the member's."""
 
-    definition: EntityDefinition
-    name: str
-    """Of the member."""
-    action: Action
-    method: str
-    """Of HTTP."""
-    member: Method[Any, Any] | Mailbox[Any]
+    __slots__ = ("action", "definition", "member", "method", "name")
+
+    def __init__(
+        self,
+        definition: EntityDefinition,
+        member: Method[Any, Any] | Mailbox[Any],
+        *,
+        name: str,
+        action: Action,
+        method: str,
+    ) -> None:
+        self.definition = definition
+        self.member = member
+        self.name = name
+        self.action = action
+        self.method = method
 
     @property
     def path(self) -> str:
@@ -79,10 +87,10 @@ class Operations:
             self._add(name, Action.SIGNAL, "POST", definition.mailboxes[name])
 
     def _add(self, name: str, action: Action, method: str, member: Method[Any, Any] | Mailbox[Any]) -> None:
-        operation = Operation(definition=self.definition, name=name, action=action, method=method, member=member)
+        operation = Operation(self.definition, member, name=name, action=action, method=method)
         self._by_path.setdefault(operation.path, {})[method] = operation
 
-    def __iter__(self) -> "Any":
+    def __iter__(self) -> Iterator[Operation]:
         for methods in self._by_path.values():
             yield from methods.values()
 

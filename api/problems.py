@@ -238,9 +238,8 @@ def is_private(body: ErrorBody) -> bool:
 
 def _members(details: dict[str, Any]) -> dict[str, Any]:
     """Takes out of `details` what has a place of its own in a problem."""
-    members = {
-        name: details.pop(name) for name in ("errors", "limit", "got", "suggestions", "chain") if name in details
-    }
+    names = ("errors", "limit", "got", "suggestions", "chain")
+    members: dict[str, Any] = {name: details.pop(name) for name in names if name in details}
     if isinstance(members.get("errors"), list):
         members["errors"] = [_field_error(found) for found in members["errors"]]
     return members

@@ -34,7 +34,7 @@ _ENCODED_SLASH = "\x00"
 may hold either."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
-Endpoint = Callable[..., Awaitable[Response]]
+Endpoint = Callable[..., Awaitable[Any]]
 
 
 class _KeyConvertor(Convertor[str]):
@@ -203,7 +203,7 @@ def _router(prefix: str, tags: Sequence[str | Enum] | None, dependencies: Sequen
 
 
 def _endpoint(operation: Operation, settings: Settings) -> Endpoint:
-    body = documented_body(operation)
+    body: Any = documented_body(operation)
 
     async def endpoint(request: Request, arguments: object = None) -> Response:  # noqa: ARG001 - documented only
         try:
@@ -214,7 +214,7 @@ def _endpoint(operation: Operation, settings: Settings) -> Endpoint:
 
     parameters = [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
     if body is not None:
-        annotation = Annotated[body, SkipValidation, Body()]
+        annotation: Any = Annotated[body, SkipValidation, Body()]
         parameters.append(
             inspect.Parameter("arguments", inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
         )

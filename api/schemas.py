@@ -49,9 +49,7 @@ def arguments_type(method: Method[Any, Any], name: str) -> Any:
         if isinstance(parameter.default, str | int | float | bool | None):
             annotation = Annotated[annotation, Field(json_schema_extra={"default": parameter.default})]
         fields[parameter.name] = NotRequired[annotation]
-    shape = TypedDict(name, fields)  # type: ignore[operator]
-    shape.__pydantic_config__ = ConfigDict(extra="forbid")
-    return shape
+    return _object_type(name, fields)
 
 
 def result_type(method: Method[Any, Any]) -> Any:
@@ -103,9 +101,14 @@ def from_strings(method: Method[Any, Any]) -> TypeAdapter[Any]:
         for p in parameters(method)
         if p.name in names
     }
-    shape = TypedDict("QueryString", fields)  # type: ignore[operator]
+    return TypeAdapter(_object_type("QueryString", fields))
+
+
+def _object_type(name: str, fields: dict[str, Any]) -> Any:
+    make: Any = TypedDict  # called as a function: type checkers know it only with literals
+    shape = make(name, fields)
     shape.__pydantic_config__ = ConfigDict(extra="forbid")
-    return TypeAdapter(shape)
+    return shape
 
 
 def _scalar_schema(annotation: Any) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import uvicorn
@@ -79,7 +79,7 @@ class _Server(uvicorn.Server):
         self.is_up.set()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 
@@ -108,7 +108,7 @@ class _Startup:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, settings: Settings, *, listener: socket.socket | None = None) -> AsyncIterator[str]:
+async def serving(app: Any, settings: Settings, *, listener: socket.socket | None = None) -> AsyncGenerator[str]:
     """Serve `app` for the time of the block; gives its URL. The listener is closed at the end.
 
     At the end: no new connections, open responses finish (5 s at most), the application's lifespan ends. Raises

@@ -34,7 +34,8 @@ def check_json(body: bytes) -> None:
     """Raise Refused unless `body` is one JSON value that is safe to pass on."""
     try:
         value = _decode(body)
-        body.isascii() or body.decode()
+        if not body.isascii():
+            body.decode()
     except RecursionError:
         raise _too_deep(_depth(body)) from None
     except UnicodeDecodeError:
@@ -183,7 +184,7 @@ def _infinite(body: bytes) -> Refused:
 def _nul(body: bytes, value: Any) -> Refused:
     pointer = _pointer_to_nul(value)
     where = f"at byte {body.find(b'u0000') - 1}" if pointer is None else f"at {pointer or 'the top'}"
-    details = {} if pointer is None else {"pointer": pointer}
+    details: dict[str, Any] = {} if pointer is None else {"pointer": pointer}
     return Refused(
         400, "nul_not_allowed", f"a string or key {where} holds a NUL character; it cannot be stored", **details
     )
@@ -198,12 +199,12 @@ def _pointer_to_nul(value: Any) -> str | None:
         at, node = todo.pop()
         match node:
             case str() if "\x00" in node:
-                return at
+                return str(at)
             case dict():
                 for key, item in reversed(node.items()):
                     path = at + "/" + key.replace("~", "~0").replace("/", "~1").replace("\x00", "\\u0000")
                     if "\x00" in key:
-                        return path
+                        return str(path)
                     todo.append((path, item))
             case list():
                 todo += [(f"{at}/{index}", item) for index, item in reversed(list(enumerate(node)))]

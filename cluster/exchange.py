@@ -23,7 +23,17 @@ _BROKEN = encode(Answer([], [], is_broken=True))
 class _Link:
     """One client's link."""
 
-    __slots__ = ("early", "gap_timer", "heard_at", "is_broken", "is_flushing", "next_call", "parked", "ready", "unanswered")
+    __slots__ = (
+        "early",
+        "gap_timer",
+        "heard_at",
+        "is_broken",
+        "is_flushing",
+        "next_call",
+        "parked",
+        "ready",
+        "unanswered",
+    )
 
     def __init__(self) -> None:
         self.next_call = 0

@@ -19,7 +19,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -76,7 +77,7 @@ class Surroundings:
         node: str,
         handles: Handles,
         connect_host: Callable[[str], Awaitable[Send]],
-        watch_supervisor: Callable[[Routes], Awaitable[None]],
+        watch_supervisor: Callable[[Routes], Coroutine[Any, Any, None]],
         supervisor_changed: Callable[[], None],
         ensure_supervisor: Callable[[], Awaitable[None]],
         exit_process: Callable[[int], None] = os._exit,
@@ -224,6 +225,7 @@ class Host:
 
     async def _leave(self) -> None:
         log.info("host %s drains", self._incarnation)
+        await self._ownership.stop_taking()
         await self._store.set_draining(self._incarnation)
         await self._ownership.leave()
         await self._engine.stop()

@@ -23,7 +23,19 @@ CALLS_MAX = 32
 class Pending:
     """One request of a caller, from the first attempt to its reply."""
 
-    __slots__ = ("attempts", "envelope", "future", "has_left", "is_lost", "is_sent", "is_wait", "order", "shard", "size", "where")
+    __slots__ = (
+        "attempts",
+        "envelope",
+        "future",
+        "has_left",
+        "is_lost",
+        "is_sent",
+        "is_wait",
+        "order",
+        "shard",
+        "size",
+        "where",
+    )
 
     def __init__(self, envelope: Envelope, *, order: int, shard: int, future: "asyncio.Future[Reply]") -> None:
         self.envelope = envelope

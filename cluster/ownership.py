@@ -93,9 +93,14 @@ class Ownership:
                 if len(surplus) > len(leaving):
                     self._poke([mine])
 
-    async def leave(self) -> None:
-        """Give up everything, a bounded part at a time, and take nothing more."""
+    async def stop_taking(self) -> None:
+        """Change nothing any more, but for `leave`."""
         self._is_leaving = True
+        async with self._lock:  # a look under way may still claim
+            pass
+
+    async def leave(self) -> None:
+        """Give up everything, a bounded part at a time."""
         async with self._lock:
             while self.epochs:
                 await self._give_up(sorted(self.epochs)[: self._move_max])
@@ -122,9 +127,7 @@ class Ownership:
     def _adopt(self, owners: Iterable[ShardOwner]) -> None:
         """Shards whose claim succeeded though its answer got lost."""
         strays = {
-            row.shard: row.epoch
-            for row in owners
-            if row.owner == self._incarnation and row.shard not in self.epochs
+            row.shard: row.epoch for row in owners if row.owner == self._incarnation and row.shard not in self.epochs
         }
         if strays:
             self._own(strays)

@@ -67,9 +67,13 @@ def node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def spawn(actor: Any, *args: Any, **options: Any) -> Handle:
-    """Start an actor of the decorated class `actor`. Returns before it runs; that it failed is seen by calls."""
-    return Handle(actor.options(namespace=RAY_NAMESPACE, **options).remote(*args))
+def spawn(actor: type[Any], *args: Any, **options: Any) -> Handle:
+    """Start an actor of the plain class `actor`. Returns before it runs; that it failed is seen by calls.
+
+    Not decorated, so that Ray pickles the class by its name: workers import it, nobody ships code.
+    """
+    remote: Any = ray.remote(actor)
+    return Handle(remote.options(namespace=RAY_NAMESPACE, **options).remote(*args))
 
 
 async def find(name: str) -> Handle | None:

@@ -81,7 +81,9 @@ class Router:
         if self._is_closed:
             raise NotConnected(f"{envelope.entity}: the client of this process is closed; connect again")
         if self._pending_count >= self._settings.queued_max + self._settings.in_flight_max:
-            raise Busy(f"{envelope.entity}: {self._pending_count} requests of this process wait already; try again later")
+            raise Busy(
+                f"{envelope.entity}: {self._pending_count} requests of this process wait already; try again later"
+            )
         pending = Pending(
             envelope,
             order=next(self._order),
@@ -138,9 +140,7 @@ class Router:
             return
         link = self._link(owner)
         if link.queued >= self._settings.queued_max:
-            raise Busy(
-                f"{pending.envelope.entity}: {link.queued} messages wait for its host already; try again later"
-            )
+            raise Busy(f"{pending.envelope.entity}: {link.queued} messages wait for its host already; try again later")
         link.push(pending)
 
     def _link(self, incarnation: str) -> Link:
@@ -241,9 +241,7 @@ class Router:
         """Whether another host still owes answers for this shard; they are coming, or its link will be lost."""
         if self._loop.time() - stall.since > STALL_PATIENCE_S:
             return False
-        return any(
-            link.incarnation != owner and shard in link.unanswered_shards() for link in self._links.values()
-        )
+        return any(link.incarnation != owner and shard in link.unanswered_shards() for link in self._links.values())
 
     def _routes_changed(self) -> None:
         alive = self._routes.table.actors
@@ -268,5 +266,7 @@ class Router:
             )
         else:
             pending.future.set_exception(
-                Unavailable(f"{entity}: no host took `{name}` within {timeout_s:g} s; it was not applied. Try again later")
+                Unavailable(
+                    f"{entity}: no host took `{name}` within {timeout_s:g} s; it was not applied. Try again later"
+                )
             )

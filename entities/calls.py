@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .descriptors import Mailbox, Method
 
 IDEMPOTENCY_KEY_MAX = 255
-RESULT_POLL_S = 30.0
 
 _clock = SendClock()
 """Positions of everything that this process sends from outside turns: one order per process."""
@@ -123,7 +122,7 @@ def _message_id(method: Any, options: CallOptions) -> str:
     return keyed_message_id(method.name, options.idempotency_key) if options.idempotency_key else new_message_id()
 
 
-async def call(
+async def call(  # noqa: PLR0917 - what a descriptor knows, in the order of the words
     target: Target, kind: Kind, method: "Method[Any, Any]", args: tuple[Any, ...], kwargs: Any, options: CallOptions
 ) -> Any:
     """Call and wait for the result. In a workflow a journalled operation; refused in handlers and queries."""
@@ -138,7 +137,7 @@ async def call(
         timeout_us = round((options.timeout_s or 0.0) * 1e6)
         body = await turn.call(target.entity_id, kind, method.name, data, timeout_us=timeout_us)
     else:
-        reply = await _request(target, kind, method.name, data, _message_id(method, options), options)
+        reply = await _request(target, kind, method.name, data, options, message_id=_message_id(method, options))
         body = reply.body
     return method.signature.load_result(body)
 
@@ -153,7 +152,7 @@ async def workflow_call(
     return await call(target, Kind.RESULT, method, (), {}, options)
 
 
-async def send(
+async def send(  # noqa: PLR0917 - as above
     target: Target, kind: Kind, method: Any, args: tuple[Any, ...], kwargs: Any, options: CallOptions
 ) -> str:
     """Send a message that needs no result. Returns the run id for START outside a turn, else an empty string."""
@@ -165,7 +164,7 @@ async def send(
         message_id = keyed_message_id(method.name, options.idempotency_key) if options.idempotency_key else ""
         turn.send(target.entity_id, kind, method.name, data, delay_us=options.delay_us, message_id=message_id)
         return ""
-    reply = await _request(target, kind, method.name, data, _message_id(method, options), options)
+    reply = await _request(target, kind, method.name, data, options, message_id=_message_id(method, options))
     return str(_run_id(reply)) if kind is Kind.START else ""
 
 
@@ -185,7 +184,9 @@ def _need_workflow(turn: TurnContext, target: Target, method: "Method[Any, Any]"
     )
 
 
-async def _request(target: Target, kind: Kind, name: str, data: bytes, message_id: str, options: CallOptions) -> Reply:
+async def _request(
+    target: Target, kind: Kind, name: str, data: bytes, options: CallOptions, *, message_id: str
+) -> Reply:
     caller = ambient()
     timeout_s = options.timeout_s if options.timeout_s is not None else caller.default_timeout_s
     entity = target.entity_id

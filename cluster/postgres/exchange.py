@@ -51,7 +51,8 @@ class Session:
         self._is_prepared = is_prepared
         self._answer_timeout_s = answer_timeout_s
         self._names: dict[str, bytes] = {}
-        """Statements that this session has prepared."""
+        """Names of the statements that this session has prepared."""
+        self._prepared = 0
 
     @property
     def is_usable(self) -> bool:
@@ -108,7 +109,8 @@ class Session:
             else:
                 name = self._names.get(sql)
                 if name is None:
-                    name = b"perdure_%d" % (len(self._names) + len(preparing))
+                    self._prepared += 1
+                    name = b"perdure_%d" % self._prepared
                     pgconn.send_prepare(name, sql.encode(), oids)
                     preparing.append(sql)
                     self._names[sql] = name

@@ -279,6 +279,10 @@ class Engine:
     def deliver(self, envelope: Envelope, respond: Callable[[Reply], None]) -> None:
         """A message from outside. `respond` is called once, when its outcome is durable or it is refused."""
         entity = EntityId(envelope.type, envelope.key)
+        activation = self.active.get(entity)
+        if activation is not None and activation.shard in self.epochs:
+            activation.deliver(Delivery(envelope, respond))
+            return
         if not self.owns(entity) or self.is_stopped:
             respond(Reply(envelope.id, Status.NOT_OWNER))
             return

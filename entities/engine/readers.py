@@ -29,7 +29,6 @@ log = logging.getLogger("perdure.engine")
 
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 LOOKUPS_MAX = 1_000
-CONSUMED_KEPT = 4_096
 PRUNE_MAX = 10_000
 """History rows deleted by one statement."""
 

@@ -72,10 +72,10 @@ class EntityStore(Protocol):
         """Write all of the batch or nothing; durable when it returns. Returns the database's time (µs).
 
         Raises HostFenced if the incarnation is not active or draining, or does not own a touched shard at the given
-        epoch; WriteConflict if an entity's version is not `expected_version`, a history row's message id exists already,
-        a reminder in `reminders_gone` is not there exactly so (or, if fired, is not due yet), or a taken mailbox
-        item is gone; NotStorable if the database cannot hold a value; StoreUnavailable if the database failed (then
-        look at `maybe_applied`).
+        epoch; WriteConflict if an entity's version is not `expected_version`, a history row's message id exists
+        already, a reminder in `reminders_gone` is not there exactly so (or, if fired, is not due yet), or a taken
+        mailbox item is gone; NotStorable if the database cannot hold a value; StoreUnavailable if the database
+        failed (then look at `maybe_applied`).
         """
         ...
 
@@ -96,7 +96,7 @@ class EntityStore(Protocol):
         ...
 
     async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
-        """(database time µs, reminders of these shards due at or before `until_us`, earliest first, `limit` at most)."""
+        """(database time µs, `limit` reminders of these shards due at or before `until_us`, earliest first)."""
         ...
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:

@@ -6,7 +6,7 @@ checks that before it commits. After a round trip the text may differ in spacing
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..ids import EntityId
 from ..messages import Envelope
@@ -152,11 +152,11 @@ class DeadLetter(NamedTuple):
     error: bytes
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, init=False)
 class EntityWrite:
     """Everything that one group commit writes for one entity: one or more consecutive turns.
 
-    `turns` consecutive turns lead from `expected_version` to `version`; 0 = the entity must not exist yet.
+    Consecutive turns lead from `expected_version` to `version`; 0 = the entity must not exist yet.
     """
 
     entity: EntityId
@@ -164,31 +164,68 @@ class EntityWrite:
     expected_version: int
     version: int
     state: bytes
-    schema_version: int = 1
-    clock: int = 0
+    schema_version: int
+    clock: int
     """Last position that the entity used as a sender."""
-    history: list[HistoryRow] = field(default_factory=list)
-    consumed: list[tuple[int, str]] = field(default_factory=list)
+    history: list[HistoryRow]
+    consumed: list[tuple[int, str]]
     """(position, message_id) of inbox rows that these turns consumed; absent rows are ignored."""
-    waiting: list[Envelope] = field(default_factory=list)
+    waiting: list[Envelope]
     """Accepted messages to this entity that wait for a later turn; existing rows are left alone."""
-    outbox: list[Envelope] = field(default_factory=list)
+    outbox: list[Envelope]
     """Messages to entities (any shard); existing rows are left alone."""
-    reminders_gone: list[ReminderKey] = field(default_factory=list)
+    reminders_gone: list[ReminderKey]
     """Each must exist exactly so, else the write conflicts."""
-    reminders_cancelled: list[str] = field(default_factory=list)
+    reminders_cancelled: list[str]
     """Names to delete whether they exist or not."""
-    reminders_set: list[ReminderRow] = field(default_factory=list)
+    reminders_set: list[ReminderRow]
     """Insert or replace by name (after the deletions)."""
-    runs: list[RunRow] = field(default_factory=list)
+    runs: list[RunRow]
     """Insert or replace by workflow."""
-    journal: list[JournalRow] = field(default_factory=list)
-    items_put: list[MailboxItem] = field(default_factory=list)
-    items_taken: list[tuple[str, int]] = field(default_factory=list)
+    journal: list[JournalRow]
+    items_put: list[MailboxItem]
+    items_taken: list[tuple[str, int]]
     """(mailbox, position); each must exist, else the write conflicts."""
-    attempts_set: list[AttemptRow] = field(default_factory=list)
-    attempts_gone: list[str] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
+    attempts_set: list[AttemptRow]
+    attempts_gone: list[str]
+    dead_letters: list[DeadLetter]
+
+    def __init__(
+        self,
+        *,
+        entity: EntityId,
+        shard: int,
+        expected_version: int,
+        version: int,
+        state: bytes,
+        schema_version: int = 1,
+        clock: int = 0,
+        **rows: Any,
+    ) -> None:
+        # By hand, because one is made per turn: a generated initialiser with fifteen list factories is four times slower.
+        self.entity = entity
+        self.shard = shard
+        self.expected_version = expected_version
+        self.version = version
+        self.state = state
+        self.schema_version = schema_version
+        self.clock = clock
+        self.history = []
+        self.consumed = []
+        self.waiting = []
+        self.outbox = []
+        self.reminders_gone = []
+        self.reminders_cancelled = []
+        self.reminders_set = []
+        self.runs = []
+        self.journal = []
+        self.items_put = []
+        self.items_taken = []
+        self.attempts_set = []
+        self.attempts_gone = []
+        self.dead_letters = []
+        for name, value in rows.items():
+            setattr(self, name, value)
 
     def merge(self, later: "EntityWrite") -> None:
         """Append the turns that followed these: one write with the effect of both in order."""

@@ -59,6 +59,7 @@ class LocalCluster:
         self._lease_s = lease_s
         self._names = itertools.count(1)
         self._shard_count = 0
+        self._waiting: dict[str, set[asyncio.Future[Reply]]] = {}
 
     async def __aenter__(self) -> Self:
         self._shard_count = await self.store.shard_count()
@@ -111,6 +112,9 @@ class LocalCluster:
         """Kill a host: all that is not committed is lost. Survivors, or a new host, take over its shards."""
         engine = self.engines.pop(index)
         engine.kill()
+        for answer in self._waiting.pop(engine.incarnation, ()):
+            if not answer.done():
+                answer.set_exception(_HostGoneError())
         await engine.stop()
         await self.store.fence(engine.incarnation, is_dead=True)
         if not self.engines:
@@ -150,12 +154,16 @@ class LocalCluster:
             envelope = _again(envelope)
 
     async def _await_reply(self, engine: Engine, answer: "asyncio.Future[Reply]", deadline: float) -> Reply | None:
-        while not answer.done():
-            wait_s = min(0.05, deadline - time.monotonic())
-            if wait_s <= 0 or engine.is_stopped:
-                return None
-            await asyncio.wait([answer], timeout=wait_s)
-        return answer.result()
+        """The reply, or None if the host was killed or time is up."""
+        waiting = self._waiting.setdefault(engine.incarnation, set())
+        waiting.add(answer)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await answer
+        except (TimeoutError, _HostGoneError):
+            return None
+        finally:
+            waiting.discard(answer)
 
     async def drained(self) -> None:
         """Wait until every host has committed everything it has."""
@@ -168,3 +176,7 @@ class LocalCluster:
 
 def _again(envelope: Envelope) -> Envelope:
     return msgspec.structs.replace(envelope, is_retry=True)
+
+
+class _HostGoneError(Exception):
+    """The host that was to answer has been killed."""

@@ -27,7 +27,7 @@ async def test_everything_of_a_turn_is_there_after_its_commit(world: World) -> N
             journal=[entry(0), entry(1)],
             items_put=[item(1), item(2)],
             attempts_set=[attempt()],
-        )  # fmt: skip
+        )
     )
     assert before <= committed_at <= await world.store.clock_us()
     (loaded,) = await world.store.load([B])
@@ -240,7 +240,7 @@ async def test_what_a_commit_takes_away_it_can_put_again(world: World) -> None:
             attempts_set=[attempt(number=7)],
             consumed=[(1, "m1")],
             waiting=[envelope(A)],
-        )  # fmt: skip
+        )
     )
     (loaded,) = await world.store.load([A])
     assert (len(loaded.items), loaded.attempts[0].attempt, len(loaded.inbox)) == (1, 7, 1)

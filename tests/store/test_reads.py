@@ -154,7 +154,7 @@ async def test_prune_never_touches_what_is_still_needed(world: World) -> None:
             runs=[live, parked, ended],
             journal=journal,
             history=[history()],
-        )  # fmt: skip
+        )
     )
     for _ in range(2):
         await world.store.prune(older_than_us=-1, limit=100)

@@ -42,9 +42,8 @@ export async function insist(method, path, body) {
   }
 }
 
-/** Call `refresh` for ever, and tell the reader when it has not worked for a while. */
-export async function keepFresh(refresh, everyMs) {
-  const banner = document.getElementById("connection");
+/** Call `refresh` for ever. With a banner: say there when it has not worked for a while. */
+export async function keepFresh(refresh, everyMs, banner) {
   for (let failures = 0; ; ) {
     try {
       await refresh();
@@ -53,10 +52,9 @@ export async function keepFresh(refresh, everyMs) {
       if (!(error instanceof Unreachable)) console.error(error);
       failures += 1;
     }
-    if (failures < 2) banner.hidden = true;
-    else if (banner.hidden) {
-      banner.textContent = "We cannot reach the kitchen. Nothing is lost: this page keeps trying.";
-      banner.hidden = false;
+    if (banner) {
+      banner.hidden = failures < 2;
+      banner.textContent = banner.hidden ? "" : "We cannot reach the kitchen. Nothing is lost: this page keeps trying.";
     }
     await sleep(failures ? Math.min(everyMs * 2 ** failures, WAIT_MAX_MS) : everyMs);
   }

@@ -114,6 +114,6 @@ function tell(text) {
   while ($("events").children.length > 8) $("events").lastElementChild.remove();
 }
 
-keepFresh(async () => showOrders(await ask("GET", "/boards/main/open_orders")), 500);
+keepFresh(async () => showOrders(await ask("GET", "/boards/main/open_orders")), 500, $("connection"));
 keepFresh(async () => showHosts(await ask("GET", "/demo/hosts")), 500);
 keepFresh(async () => showWeather(await ask("GET", "/demo/weather")), 3_000);

@@ -60,7 +60,7 @@ function render() {
 }
 
 function makeOrder(wish) {
-  const product = menu.find((other) => other.id === wish.product_id);
+  const product = menu.find((other) => other.id === wish.product_id) ?? { name: "Meal", picture: "logo" };
   const element = copyOf("order", product.picture);
   fill(element, { name: product.name, question: `How was the ${product.name}?` });
   const clear = element.querySelector(".clear");
@@ -171,4 +171,4 @@ async function refresh() {
   }
 }
 
-keepFresh(refresh, 700);
+keepFresh(refresh, 700, $("connection"));
