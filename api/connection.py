@@ -5,15 +5,16 @@ app = FastAPI(lifespan=lifespan([Order, Customer]))
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 
-from ..entities.client import set_default
+from ..entities.client import Caller
 from ..entities.definition import Registry
 from ..entities.entity import Entity
 from ..entities.errors import StartRefused
 from .exchange import STATE
+from .health import PROBE, Probe
 from .settings import Settings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
@@ -24,6 +25,7 @@ def lifespan(
     *,
     dsn: str | None = None,
     namespace: str | None = None,
+    ray_address: str | None = None,
     settings: Settings | None = None,
     inner: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None,
 ) -> Lifespan:
@@ -36,23 +38,34 @@ def lifespan(
     Raises DefinitionError now, and StartRefused when the application starts without a database or a usable one.
     """
     registry = entities if isinstance(entities, Registry) else Registry(entities)
-    registry.names()  # classes that no host could import are refused here, not at the first call
-    chosen = settings or Settings()
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
+        chosen = settings or Settings()  # now: `perdure dev` knows its database only when it has started one
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(
-                connection(dsn or chosen.dsn.get_secret_value(), namespace or chosen.namespace)
+            link = await stack.enter_async_context(
+                connection(
+                    dsn or chosen.dsn.get_secret_value(),
+                    namespace or chosen.namespace,
+                    ray_address=ray_address or chosen.ray_address or None,
+                )
             )
             state = dict(await stack.enter_async_context(inner(app)) or {}) if inner is not None else {}
-            yield state | {STATE: client}
+            yield state | {STATE: link.client, PROBE: link.probe}
 
+    run.perdure_registry = registry  # type: ignore[attr-defined]  # `perdure dev` serves what the application lists
     return run
 
 
+class Link(NamedTuple):
+    """A client, and what tells whether it could serve."""
+
+    client: Caller
+    probe: Probe
+
+
 @asynccontextmanager
-async def connection(dsn: str, namespace: str) -> AsyncGenerator[Any]:
+async def connection(dsn: str, namespace: str, *, ray_address: str | None = None) -> AsyncGenerator[Link]:
     """A client as the process's ambient one, closed at the end. Raises StartRefused."""
     if not dsn:
         raise StartRefused(
@@ -60,10 +73,10 @@ async def connection(dsn: str, namespace: str) -> AsyncGenerator[Any]:
         )
     from ..cluster.connect import connect  # noqa: PLC0415 - importing Ray takes a second, and not everybody connects
 
-    client = await connect(dsn=dsn, namespace=namespace)
-    set_default(client)
+    client = await connect(dsn=dsn, namespace=namespace, ray_address=ray_address)
+    probe = Probe(dsn, namespace)
     try:
-        yield client
+        yield Link(client, probe)
     finally:
-        set_default(None)
+        await probe.close()
         await client.close()

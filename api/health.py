@@ -4,24 +4,51 @@ Without a valid API key (where keys are configured) the answer names nothing: on
 """
 
 import asyncio
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from ..cluster.routes import RouteTable
+from ..cluster.stores import Store, StoreAddress
 from ..entities.errors import PerdureError
 from .exchange import caller_of
 
 CHECK_TIMEOUT_S = 3.0
+PROBE = "perdure_probe"
+"""Under which the lifespan puts the probe into the state of requests."""
 
 
-@runtime_checkable
-class Readiness(Protocol):
-    """What a client can tell beyond being there."""
+class Probe:
+    """Asks the store itself whether requests could be served; a session of its own, opened at the first question."""
+
+    def __init__(self, dsn: str, namespace: str) -> None:
+        self._address = StoreAddress(dsn=dsn, namespace=namespace)
+        self._store: Store | None = None
 
     async def missing(self) -> list[str]:
-        """What keeps requests from being served, for people: the store, shards without owner. Empty: nothing."""
-        ...
+        """What keeps requests from being served, for people; empty if nothing does."""
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                table = await self._look()
+        except TimeoutError:
+            return [f"the database: no answer within {CHECK_TIMEOUT_S:g} s"]
+        except PerdureError as error:
+            return [f"the database: {error}"]
+        without = sum(not owner for owner in table.owners)
+        missing = [f"{without} of {len(table.owners)} shards have no owner"] if without else []
+        return missing if table.actors else ["no host is alive", *missing]
+
+    async def _look(self) -> RouteTable:
+        if self._store is None:
+            self._store = self._address.open()
+        owners = await self._store.owners()
+        return RouteTable.of(owners, await self._store.hosts())
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._store is not None:
+            await self._store.close()
 
 
 def health_router() -> APIRouter:
@@ -48,12 +75,9 @@ def health_router() -> APIRouter:
 async def what_is_missing(request: Request) -> list[str]:
     """What keeps requests from being served; empty if nothing does."""
     try:
-        client = caller_of(request)
-        if not isinstance(client, Readiness):
-            return []
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            return await client.missing()
-    except TimeoutError:
-        return [f"the check itself: no answer within {CHECK_TIMEOUT_S:g} s"]
+        caller_of(request)
     except PerdureError as error:
         return [str(error)]
+    state: dict[str, Any] = request.scope.get("state") or {}
+    probe: Probe | None = state.get(PROBE)
+    return [] if probe is None else await probe.missing()

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     """Postgres. Empty: `perdure dev` brings its own, everything else refuses to start."""
     namespace: str = "perdure"
     """One Postgres schema, one set of hosts."""
+    ray_address: str = ""
+    """Ray cluster to join. Empty: one of this machine's own, which ends with the process."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)

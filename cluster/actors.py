@@ -14,6 +14,8 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..entities.ids import EntityId
+from ..entities.ids import EntityId
 from .addresses import host_actor, supervisor_actor
 from .follow import follow_supervisor
 from .host import Host, HostSpec, Surroundings
@@ -47,6 +49,12 @@ class HostActor:
 
     async def settle(self) -> None:
         self._host.settle()
+
+    async def serve(self, type_name: str, key: str, operation: str, argument: bytes) -> bytes:
+        return await self._host.serve(EntityId(type_name, key), operation, argument)
+
+    async def serve(self, type_name: str, key: str, operation: str, argument: bytes) -> bytes:
+        return await self._host.serve(EntityId(type_name, key), operation, argument)
 
     async def drain(self) -> None:
         await self._host.drain()

@@ -1,18 +1,30 @@
 """Perdure's own engine for a host."""
 
+from functools import partial
+
 from ..entities.definition import Registry
 from ..entities.engine.engine import Engine, Outlets
 from ..entities.engine.settings import EngineSettings
+from .activities import RayActivities
+from .dedicated.actor import start_actor
+from .dedicated.parent import DedicatedActors
 from .hosted import EngineRequest, HostedEngine
+from .ray_runtime import this_actor
+from .settings import ExchangeSettings
 
 
 def perdure_engine(request: EngineRequest) -> HostedEngine:
     """Imports the application's entity classes. Raises DefinitionError if that fails."""
-    return Engine(
+    engine = Engine(
         registry=Registry.load(request.entities),
         store=request.store,
         incarnation=request.incarnation,
         shard_count=request.shard_count,
         settings=EngineSettings(**request.settings),
-        outlets=Outlets(hint=request.hint, fenced=request.fenced),
+        outlets=Outlets(hint=request.hint, fenced=request.fenced, activity_pool=RayActivities()),
     )
+    spawn = partial(start_actor, host=this_actor(), shard_count=request.shard_count)
+    dedicated = DedicatedActors(engine, request.store, spawn, ExchangeSettings())
+    engine.host_elsewhere(dedicated)
+    request.serve(dedicated.serve)
+    return engine

@@ -25,12 +25,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ..entities.client import set_default
+from ..entities.ids import EntityId
+from ..entities.ids import EntityId
 from ..entities.store.port import HostFenced
 from ..entities.store.rows import HostRow
 from .addresses import HostAddress, host_actor
 from .client import Client
 from .exchange import Exchange
-from .hosted import EngineRequest, HostedEngine, load_factory
+from .hosted import EngineRequest, HostedEngine, Serve, load_factory
 from .lease import Doubts, LeaseTerms
 from .link import Send
 from .ownership import Ownership
@@ -110,6 +112,7 @@ class Host:
         self._tasks: list[asyncio.Task[None]] = []
         self._drain: asyncio.Task[None] | None = None
         self._is_over = False
+        self._serve: Serve | None = None
         self._store: Store
         self._renewals: Store
         self._engine: HostedEngine
@@ -135,6 +138,7 @@ class Host:
                 settings=spec.targets.engine,
                 hint=self._peers.hint,
                 fenced=self._fenced,
+                serve=self._serve_with,
             )
         )
         await self._engine.start()
@@ -171,6 +175,16 @@ class Host:
     def wake(self, data: bytes) -> None:
         """Entities of ours have mail in the store."""
         self._engine.wake(decode_entities(data))
+
+    async def serve(self, entity: EntityId, operation: str, argument: bytes) -> bytes:
+        """A store operation that an entity's dedicated actor asks for."""
+        return await self._engine.serve(entity, operation, argument)
+
+    async def serve(self, entity: EntityId, operation: str, argument: bytes) -> bytes:
+        """What a dedicated actor of this host asks."""
+        if self._serve is None:
+            raise LookupError("the engine of this host has no dedicated actors")
+        return await self._serve(entity, operation, argument)
 
     def settle(self) -> None:
         """Look at the directory now."""
@@ -237,6 +251,9 @@ class Host:
         asyncio.get_running_loop().call_later(LAST_WORDS_S, self._world.exit_process, EXIT_RETIRED)
 
     # --- the rest ---
+
+    def _serve_with(self, serve: Serve) -> None:
+        self._serve = serve
 
     def _start_client(self, routes: Routes, shard_count: int) -> None:
         """Activities call entities too, and find this process's own ones without a detour over Ray."""

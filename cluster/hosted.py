@@ -4,7 +4,7 @@ The engine is named by `module:function` in the targets, so that a test can run 
 """
 
 import importlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -42,9 +42,17 @@ class HostedEngine(Protocol):
         """How long this host may answer from memory."""
         ...
 
+    async def serve(self, entity: EntityId, operation: str, argument: bytes) -> bytes:
+        """A store operation of a dedicated actor of this host (see dedicated/)."""
+        ...
+
     def stats(self) -> dict[str, int]:
         """Counters and gauges."""
         ...
+
+
+Serve = Callable[[EntityId, str, bytes], Awaitable[bytes]]
+"""(entity, operation, argument) → answer, for a dedicated actor of this host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,8 @@ class EngineRequest:
     """These entities of other hosts have new mail in the store."""
     fenced: Callable[[str], None]
     """This incarnation can never commit again, for this reason."""
+    serve: Callable[[Serve], None]
+    """From now on this answers what actors of this host ask it."""
 
 
 EngineFactory = Callable[[EngineRequest], HostedEngine]

@@ -44,6 +44,7 @@ def start_local(*, num_cpus: int | None = None) -> None:
         log_to_driver=False,
         configure_logging=False,
         object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address="127.0.0.1",  # unauthenticated ports: nobody else may reach them
     )
 
 
@@ -67,12 +68,22 @@ def node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def spawn(actor: type[Any], *args: Any, **options: Any) -> Handle:
-    """Start an actor of the plain class `actor`. Returns before it runs; that it failed is seen by calls.
+def own_handle() -> Handle:
+    """The handle of the actor that this code runs in."""
+    return Handle(ray.get_runtime_context().current_actor)
 
-    Not decorated, so that Ray pickles the class by its name: workers import it, nobody ships code.
+
+def this_actor() -> Handle:
+    """The actor that this process is, to be handed to others."""
+    return Handle(ray.get_runtime_context().current_actor)
+
+
+def spawn(actor: Any, *args: Any, **options: Any) -> Handle:
+    """Start an actor of a class. Returns before it runs; that it failed is seen by calls.
+
+    A class that is not decorated is pickled by its name: workers import it, nobody ships code.
     """
-    remote: Any = ray.remote(actor)
+    remote: Any = ray.remote(actor) if isinstance(actor, type) else actor
     return Handle(remote.options(namespace=RAY_NAMESPACE, **options).remote(*args))
 
 
@@ -125,7 +136,8 @@ def _seen(call: "asyncio.Future[Any]") -> None:
 
 def kill(handle: Handle) -> None:
     """End an actor's process as SIGKILL would."""
-    ray.kill(handle, no_restart=True)
+    actor: Any = handle
+    ray.kill(actor, no_restart=True)
 
 
 def is_actor_dead(error: BaseException) -> bool:

@@ -26,7 +26,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
             raise DefinitionError(f"RetryPolicy(attempts={self.attempts}): at least 1, or None for no limit")
-        if self.initial < timedelta(0) or self.factor < 1.0:
+        if self.initial < timedelta(0) or not self.factor >= 1.0:
             raise DefinitionError("RetryPolicy: initial must not be negative and factor must be at least 1.0")
         if self.maximum < self.initial:
             raise DefinitionError(f"RetryPolicy: maximum ({self.maximum}) is shorter than initial ({self.initial})")
@@ -36,8 +36,10 @@ class RetryPolicy:
         initial_s, maximum_s = self.initial.total_seconds(), self.maximum.total_seconds()
         if initial_s <= 0.0:
             return 0.0
-        # The exponent is bounded so that an attempt number in the thousands cannot overflow a float.
-        return min(initial_s * self.factor ** min(attempt - 1, 512), maximum_s) if self.factor > 1 else initial_s
+        try:
+            return min(initial_s * self.factor ** (attempt - 1), maximum_s)
+        except OverflowError:
+            return maximum_s
 
     def is_final(self, error: BaseException, attempt: int) -> bool:
         """Whether there is no further attempt after attempt number `attempt` failed with `error`."""

@@ -69,6 +69,11 @@ class Signature:
                     f"{label} at {where(fn)}: `*{parameter.name}` cannot travel as a JSON object; "
                     "name every parameter and annotate it"
                 )
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise DefinitionError(
+                    f"{label} at {where(fn)}: `{parameter.name}` is positional-only, but arguments travel by name; "
+                    "remove the `/`"
+                )
             if parameter.annotation is parameter.empty:
                 raise DefinitionError(
                     f"{label} at {where(fn)}: parameter `{parameter.name}` has no type annotation; "
@@ -151,7 +156,9 @@ class Signature:
         self.compile()
         try:
             data = self._result.serializer.to_json(value, warnings="error")
-        except (PydanticSerializationError, UnicodeError, ValueError) as error:
+            # The serializer lets None and NaN pass for anything. What the caller could not read must not be committed.
+            self._result.validator.validate_json(data)
+        except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
             raise ResultNotSerialisable(
                 f"{self.label} returned {type(value).__name__}, which does not fit its declared return type: {error}"
             ) from None

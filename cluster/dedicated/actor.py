@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import ray
 
 from ...entities.definition import EntityDefinition, Registry
 from ...entities.engine.deliveries import Fire
@@ -27,7 +26,6 @@ log = logging.getLogger("perdure.dedicated")
 ASK_TIMEOUT_S = 30.0
 
 
-@ray.remote
 class DedicatedActor:
     """One entity. Made, fed and ended by the host that owns its shard; dies with it."""
 

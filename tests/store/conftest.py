@@ -1,4 +1,4 @@
-"""One suite for both stores: `world` is the store under test, in memory and on Postgres (a fresh namespace per test)."""
+"""One suite for both stores: `world` is the store under test, in memory or on Postgres (a namespace per test)."""
 
 from __future__ import annotations
 

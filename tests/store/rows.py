@@ -54,7 +54,8 @@ def fired(row: ReminderRow, *, is_fired: bool = True) -> ReminderKey:
 
 def run(workflow: str = "run", run_id: str = "r1", **more: Any) -> RunRow:
     return RunRow(
-        workflow, run_id, RunStatus.RUNNING, args=b'{"p":3}', fingerprint=b"\x01" * 16, started_us=1_700_000_000_000_001,
+        workflow, run_id, RunStatus.RUNNING,
+        args=b'{"p":3}', fingerprint=b"\x01" * 16, started_us=1_700_000_000_000_000,
         in_flight=True, waiting="charge", reply_to=("A/b#run/1/2",), chain=("A/b#run",),
     )._replace(**more)  # fmt: skip
 

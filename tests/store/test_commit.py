@@ -1,5 +1,7 @@
 """What a group commit promises, of every store."""
 
+import json
+
 import pytest
 
 from perdure.entities.ids import EntityId
@@ -302,7 +304,7 @@ async def test_shard_without_an_epoch_is_a_bug(world: World) -> None:
     "state",
     [
         b'{"text": "\\ud83d\\ude00 \\u2028 \\" \\\\ \\n \\u0001 \x7f"}',
-        b'{"number": 12345678901234567890123456789, "f": 0.1, "e": 1e-7, "neg": -0.5, "big": 1.5e300}',
+        b'{"number": 12345678901234567890123456789, "f": 0.1, "e": 1e-7, "neg": -0.5}',
         b'{"": {"": []}, "nested": [[[[{}]]]], "null": null, "t": true}',
         b'{"same text": "' + b"x" * 300_000 + b'"}',
         '{"ключ": "значение"}'.encode(),
@@ -314,3 +316,11 @@ async def test_state_comes_back_with_the_same_meaning(world: World, state: bytes
     assert meaning(loaded.state) == meaning(state)
     outcome = (await world.store.outcomes([(A, "m1")]))[A, "m1"]
     assert meaning(outcome.outcome) == meaning(outcome.args) == meaning(state)
+
+
+async def test_large_floats_come_back_as_equal_numbers(world: World) -> None:
+    """jsonb writes numbers out in full: 1.5e300 returns as digits. A float field reads the same value."""
+    await world.commit(world.write(A, state=b'{"x": 1.5e300, "y": 1e22, "z": 5e-324}'))
+    (loaded,) = await world.store.load([A])
+    state = json.loads(loaded.state or b"", parse_int=float)
+    assert state == {"x": 1.5e300, "y": 1e22, "z": 5e-324}

@@ -1,0 +1,160 @@
+"""The command `perdure`. What goes wrong is one line, `error[code]: message (hint)`, and an exit code.
+
+Exit codes: 0 done, 2 the command or its input is wrong, 3 something cannot be reached, 5 it clashes with what is there,
+1 anything else, 130 interrupted twice.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr, ValidationError
+
+from .failures import Exit, Failure, failure_of
+from .settings import PREFIX, Settings, unknown_variables
+
+app = typer.Typer(
+    name="perdure",
+    help="Durable entities for Python, on Ray and Postgres.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+db = typer.Typer(help="The database: its tables, and whether it keeps our promises.", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+Dsn = Annotated[
+    str,
+    typer.Option("--dsn", help="Postgres, as postgresql://… (better in PERDURE_DSN: others see command lines)"),
+]
+Namespace = Annotated[str, typer.Option("--namespace", help="Postgres schema; PERDURE_NAMESPACE.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and more of what happens.")]
+
+
+@app.command()
+def dev(
+    module: Annotated[str, typer.Argument(help="Module with entity classes, and perhaps `app`: package.module[:app]")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 = any free one.")] = 8000,
+    hosts: Annotated[int, typer.Option(min=1, max=64, help="Host processes.")] = 2,
+    data_dir: Annotated[Path, typer.Option(help="Where the state is kept.")] = Path(".perdure"),
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    insecure_bind: Annotated[
+        bool, typer.Option("--insecure-bind", help="Let others reach a gateway without API keys.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run everything here: Postgres, Ray, hosts and the gateway. Ctrl-C stops it, the state stays.
+
+    Example: perdure dev examples.food_delivery.app
+    """
+
+    def work() -> None:
+        from .dev import Options, run  # noqa: PLC0415 - importing Ray takes a second, and `--help` does without
+
+        changes: dict[str, Any] = {"host": host, "port": port}
+        changes |= {"insecure_bind": True} if insecure_bind else {}
+        settings = _settings(dsn=dsn, namespace=namespace, **changes)
+        options = Options(module, settings, hosts=hosts, data_dir=data_dir.expanduser().absolute(), debug=debug)
+        run(options, _say)
+
+    _guarded(work, debug=debug)
+
+
+@db.command("upgrade")
+def db_upgrade(
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL of a new namespace instead.")] = False,
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    debug: Debug = False,
+) -> None:
+    """Create the tables of a namespace, or bring them to this release. Safe to repeat."""
+
+    def work() -> None:
+        from .database import database_sql, upgrade_database  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        if sql:
+            typer.echo(database_sql(settings.namespace), nl=False)
+            return
+        upgrade_database(_needed(settings), settings.namespace)
+        _say(f"namespace {settings.namespace!r} is up to date")
+
+    _guarded(work, debug=debug)
+
+
+@db.command("check")
+def db_check(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> None:
+    """Whether hosts could run on the database: reachable, durable, writable, and its tables fit this release."""
+
+    def work() -> None:
+        from .database import check_database  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        check_database(_needed(settings), settings.namespace)
+        _say(f"namespace {settings.namespace!r} is in order")
+
+    _guarded(work, debug=debug)
+
+
+def _settings(*, dsn: str, namespace: str, **changes: Any) -> Settings:
+    """The environment's settings, with what the command line says on top. Raises Failure."""
+    if dsn:
+        changes["dsn"] = SecretStr(dsn)
+    if namespace:
+        changes["namespace"] = namespace
+    try:
+        return Settings(**changes)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        name = PREFIX + "_".join(str(part) for part in found["loc"][:1]).upper()
+        raise Failure("bad_setting", f"{name}: {found['msg']}", Exit.USAGE) from None
+
+
+def _needed(settings: Settings) -> str:
+    dsn = settings.dsn.get_secret_value()
+    if not dsn:
+        raise Failure(
+            "no_dsn",
+            "no database is named (set PERDURE_DSN, or give --dsn postgresql://user@host/database)",
+            Exit.USAGE,
+        )
+    return dsn
+
+
+def _guarded(work: Callable[[], None], *, debug: bool) -> None:
+    """Run a command; errors become one line and an exit code."""
+    logging.basicConfig(
+        level=logging.INFO if debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for warning in unknown_variables():
+        typer.echo(f"warning: {warning}", err=True)
+    try:
+        work()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except Exception as error:
+        if debug:
+            raise
+        failure = failure_of(error)
+        typer.echo(str(failure), err=True)
+        raise typer.Exit(failure.exit_code) from None
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

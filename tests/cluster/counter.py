@@ -1,0 +1,35 @@
+"""Entities of the cluster tests; hosts import them."""
+
+import asyncio
+
+from perdure.entities import Entity, handler, query
+
+
+class Counter(Entity):
+    value: int = 0
+    seen: list[str] = []
+
+    @handler
+    async def add(self, amount: int = 1) -> int:
+        self.value += amount
+        return self.value
+
+    @handler
+    async def note(self, text: str) -> None:
+        self.seen.append(text)
+
+    @handler
+    async def dawdle(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    @handler
+    async def tell(self, other: str, amount: int) -> None:
+        await Counter.ref(other).add.send(amount)
+
+    @query
+    async def get(self) -> int:
+        return self.value
+
+    @query
+    async def notes(self) -> list[str]:
+        return self.seen
