@@ -22,9 +22,12 @@ app = typer.Typer(
     help="Durable entities for Python, on Ray and Postgres.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     add_completion=True,
 )
-db = typer.Typer(help="The database: its tables, and whether it keeps our promises.", no_args_is_help=True)
+db = typer.Typer(
+    help="The database: its tables, and whether it keeps our promises.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(db, name="db")
 
 Dsn = Annotated[
@@ -38,6 +41,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and more o
 @app.command()
 def dev(
     module: Annotated[str, typer.Argument(help="Module with entity classes, and perhaps `app`: package.module[:app]")],
+    *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 = any free one.")] = 8000,
     hosts: Annotated[int, typer.Option(min=1, max=64, help="Host processes.")] = 2,

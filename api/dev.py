@@ -1,7 +1,7 @@
 """`perdure dev`: Postgres, Ray, hosts and gateway in one terminal, started in that order and stopped in the reverse.
 
-Every step is a context on one stack, so that whatever was started is stopped, wherever the start ends. The port is taken
-first and the module imported second: what is most often wrong is said before anything is started.
+Every step is a context on one stack, so that whatever was started is stopped, wherever the start ends. The port is
+taken first and the module imported second: what is most often wrong is said before anything is started.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from ..cluster.connect import down, up
 from ..cluster.embedded import EmbeddedPostgres
 from ..cluster.ray_runtime import is_joined, leave, start_local
-from .connection import Link, connection
+from .connection import connection
 from .database import upgrade_database
 from .failures import Exit, Failure
 from .gateway import create_app
@@ -54,12 +54,13 @@ def run(options: Options, say: Say) -> None:
     """Start everything, serve until SIGINT or SIGTERM, stop everything. Raises what failure_of() explains."""
     check_binding(options.settings)
     settings = options.settings
-    with contextlib.closing(bind(settings.host, settings.port)) as listener, _owned(options.data_dir):
+    with contextlib.closing(bind(settings.host, settings.port)) as listener:
         put_on_path(Path.cwd())
         os.environ.setdefault("PERDURE_SHOW_ERRORS", "true")
         target = load_target(options.module, debug=options.debug)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(Interrupted):
-            runner.run(_run(options, target, listener, say))
+        with _owned(options.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with contextlib.suppress(Interrupted):
+                runner.run(_run(options, target, listener, say))
 
 
 async def _run(options: Options, target: Target, listener: socket.socket, say: Say) -> None:
@@ -74,10 +75,10 @@ async def _run(options: Options, target: Target, listener: socket.socket, say: S
         await interrupts.uninterrupted(asyncio.to_thread(upgrade_database, dsn, settings.namespace))
         await stack.enter_async_context(_ray(interrupts))
         await stack.enter_async_context(_hosts(options, target, dsn, interrupts))
-        link = await interrupts.uninterrupted(stack.enter_async_context(connection(dsn, settings.namespace)))
+        await interrupts.uninterrupted(stack.enter_async_context(connection(dsn, settings.namespace)))
         app = target.app or create_app(target.registry, settings=settings)
         url = await interrupts.uninterrupted(stack.enter_async_context(serving(app, settings, listener=listener)))
-        say(_summary(options, target, link, url=url, dsn=dsn, seconds=time.monotonic() - started))
+        say(_summary(options, target, url=url, dsn=dsn, seconds=time.monotonic() - started))
         await interrupts.wait()
 
 
@@ -86,6 +87,8 @@ def _owned(data_dir: Path) -> Generator[None]:
     """One dev server per directory. Raises Failure if another one runs there, or if it cannot be written."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
+        if not (data_dir / ".gitignore").exists():
+            (data_dir / ".gitignore").write_text("*\n", encoding="ascii")
         lock = os.open(data_dir / "dev.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise Failure(
@@ -210,7 +213,7 @@ def _release() -> str:
     return f"dev-{os.getpid()}-{time.time_ns():x}"
 
 
-def _summary(options: Options, target: Target, link: Link, *, url: str, dsn: str, seconds: float) -> str:
+def _summary(options: Options, target: Target, *, url: str, dsn: str, seconds: float) -> str:
     types = ", ".join(definition.name for definition in target.registry)
     rows = [
         ("Gateway" if target.app is None else "Application", url),

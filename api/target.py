@@ -1,7 +1,6 @@
 """`perdure dev MODULE`: finding the application and the entity classes in a module of the user's."""
 
 import importlib
-import importlib.util
 import os
 import sys
 import traceback

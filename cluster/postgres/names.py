@@ -7,8 +7,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ...entities.errors import StartRefused
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_]{0,47}")
-_URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/\s]*@")
+_URL_PASSWORD = re.compile(r"(//[^:@/\s]*):\S*@")
 _QUERY_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
+_SECRETS = frozenset({"password", "sslpassword"})
 _APPLICATION_NAME_MAX = 63
 """Postgres cuts longer names (NAMEDATALEN)."""
 
@@ -39,24 +40,29 @@ def application_name(incarnation: str) -> str:
 
 def masked(dsn: str) -> str:
     """The DSN without its password, for messages."""
-    try:
-        parts = conninfo_to_dict(dsn)
-    except Exception:  # noqa: BLE001 - it is unreadable, and may hold a password all the same
+    parts = _read(dsn)
+    if parts is None:
         return _QUERY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", dsn))
-    for secret in ("password", "sslpassword"):
-        if parts.get(secret):
-            parts[secret] = "***"
-    return make_conninfo("", **{name: value for name, value in parts.items() if value is not None})
+    return make_conninfo("", **{name: "***" if name in _SECRETS else value for name, value in parts.items()})
 
 
 def without_password(text: str, dsn: str) -> str:
-    """`text` (an error of the driver) without the password and the raw form of `dsn`."""
-    text = text.replace(dsn, masked(dsn))
-    try:
-        parts = conninfo_to_dict(dsn)
-    except Exception:  # noqa: BLE001 - as above
-        return _QUERY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
-    for secret in (parts.get("password"), parts.get("sslpassword")):
-        if secret:
-            text = text.replace(str(secret), "***")
+    """`text`, an error of the driver about `dsn`, without any part of the password."""
+    parts = _read(dsn)
+    if parts is None:
+        # What the driver says about it may quote a piece of a password that it took for something else.
+        return "it is no connection URL or key=value string (in a URL, write / as %2F and @ as %40 within a password)"
+    for secret in _SECRETS & parts.keys():
+        text = text.replace(dsn, masked(dsn)).replace(parts[secret], "***")
     return text
+
+
+def _read(dsn: str) -> dict[str, str] | None:
+    """The parts of a DSN, None if it is wrong or looks as if a password had been taken apart."""
+    try:
+        parts = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value}
+    except Exception:  # noqa: BLE001 - whatever the driver dislikes about it
+        return None
+    ports = parts.get("port", "").replace(",", "")
+    is_torn = "@" in parts.get("dbname", "") or "@" in parts.get("host", "") or not (ports.isdigit() or not ports)
+    return None if is_torn else parts

@@ -80,11 +80,13 @@ function showHosts({ hosts, shards }) {
   });
 }
 
+/** Preferably the host of a meal that is on its way: nowhere does it hurt more. */
 $("kill").onclick = async () => {
   $("kill").disabled = true;
+  const job = document.querySelector("#away > li, #ready > li");
   try {
-    const { pid } = await ask("POST", "/demo/kill-host");
-    tell(`Killed host ${pid} (SIGKILL).`);
+    const { pid } = await ask("POST", job ? `/demo/kill-host?order_id=${job.dataset.key}` : "/demo/kill-host");
+    tell(`Killed host ${pid} (SIGKILL)${job ? `, which held no. ${job.dataset.key.slice(0, 6)}` : ""}.`);
   } catch (error) {
     tell(error instanceof Refused ? error.message : "Nobody answered; the host may have been killed.");
   }
@@ -106,10 +108,8 @@ function showWeather({ failure_rate }) {
 }
 
 function tell(text) {
-  const line = document.createElement("li");
-  const time = document.createElement("time");
-  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
-  line.append(time, text);
+  const line = copyOf("event");
+  fill(line, { time: new Date().toLocaleTimeString([], { hour12: false }), text });
   $("events").prepend(line);
   while ($("events").children.length > 8) $("events").lastElementChild.remove();
 }

@@ -4,10 +4,11 @@ import { Refused, ask, clock, copyOf, fill, insist, keepFresh, money, newId, sec
 
 const $ = (id) => document.getElementById(id);
 const STEPS = ["Charging card", "Paid", "Picked up", "Delivered"];
+const LAST = STEPS.length - 1;
 
 const customer = (localStorage.customer ??= `guest-${newId().slice(0, 6)}`);
 let menu = [];
-let orders = JSON.parse(localStorage.orders ?? "[]"); // {id, product_id, card, sent, refused, status}, newest first
+let orders = JSON.parse(localStorage.orders ?? "[]"); // {id, product_id, card, sent, refused, status, reached}
 let lastPush = Number(localStorage.lastPush ?? 0);
 
 const save = () => (localStorage.orders = JSON.stringify(orders));
@@ -78,19 +79,22 @@ function makeOrder(wish) {
 
 function updateOrder(element, wish) {
   const { status, refused } = wish;
-  const failed = refused || status?.problem;
-  const reached = status?.status === "Refunding" ? 1 : STEPS.indexOf(status?.status ?? STEPS[0]);
-  const isPast = status?.status === "Delivered";
-  element.dataset.tone = failed ? "bad" : status?.status === "Refunding" ? "warn" : isPast ? "good" : "";
-  [...element.querySelectorAll(".steps > li")].forEach((step, at) => {
-    const isBroken = at === reached && (failed || status?.status === "Refunding");
-    step.dataset.is = isBroken ? "broken" : at < reached || isPast ? "done" : at === reached ? "now" : "ahead";
-    if (at === reached) step.setAttribute("aria-current", "step");
+  const failed = Boolean(refused || status?.problem);
+  const isRefund = status?.status === "Refunding";
+  const isDelivered = status?.status === "Delivered";
+  const at = isRefund ? LAST : STEPS.indexOf(status?.status ?? STEPS[0]);
+  wish.reached = Math.max(wish.reached ?? 0, isRefund ? 0 : at);
+  element.dataset.tone = failed ? "bad" : isRefund ? "warn" : isDelivered ? "good" : "";
+  [...element.querySelectorAll(".steps > li")].forEach((step, number) => {
+    const isBroken = number === at && (failed || isRefund);
+    const isDone = isDelivered || (isRefund ? number <= Math.max(1, wish.reached) : number < at);
+    step.dataset.is = isBroken ? "broken" : isDone ? "done" : number === at ? "now" : "ahead";
+    if (number === at) step.setAttribute("aria-current", "step");
     else step.removeAttribute("aria-current");
   });
   element.querySelector(".clear").hidden = !isOver(wish);
   element.querySelector(".stars").hidden = !(status?.is_rating_wanted && !status.stars);
-  fill(element, { message: messageOf(wish) });
+  fill(element, { message: messageOf(wish), last: isRefund ? (failed ? "Refunded" : "Refunding") : STEPS[LAST] });
 }
 
 function messageOf({ sent, status, refused }) {
@@ -159,7 +163,7 @@ async function refresh() {
   const live = orders.filter((wish) => wish.sent && !isOver(wish));
   const [account, pushes] = await Promise.all([
     ask("GET", `/customers/${customer}/account`),
-    ask("GET", `/demo/pushes?customer_id=${customer}&after=${lastPush}`),
+    ask("GET", `/demo/pushes?customer_id=${customer}&after=${lastPush}`).catch(() => []), // a phone may be offline
     ...live.map(async (wish) => (wish.status = await ask("GET", `/orders/${wish.id}/state`))),
   ]);
   save();
