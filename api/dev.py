@@ -58,9 +58,8 @@ def run(options: Options, say: Say) -> None:
         put_on_path(Path.cwd())
         os.environ.setdefault("PERDURE_SHOW_ERRORS", "true")
         target = load_target(options.module, debug=options.debug)
-        with _owned(options.data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            with contextlib.suppress(Interrupted):
-                runner.run(_run(options, target, listener, say))
+        with _owned(options.data_dir), contextlib.suppress(Interrupted):
+            uvloop.run(_run(options, target, listener, say))
 
 
 async def _run(options: Options, target: Target, listener: socket.socket, say: Say) -> None:

@@ -6,6 +6,7 @@ Blocking calls (`ray.init`, `ray.get_actor`) go through threads where an event l
 import asyncio
 import logging
 import os
+import secrets
 from typing import Any, NewType
 
 import ray
@@ -22,7 +23,6 @@ OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Messages travel inline; Ray's own default would be a third of the memory."""
 
 _LOCAL_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",  # loopback only; Ray would write a token into the home directory
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # it would kill hosts when something else fills the machine
     "RAY_enable_metrics_collection": "0",
@@ -35,6 +35,12 @@ def start_local(*, num_cpus: int | None = None) -> None:
     """Start a Ray cluster of this machine, owned by this process; it ends with `stop_local()` or the process."""
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Ray's processes listen on every interface, whatever address they announce, and run whatever they are sent.
+    # With a token in the environment and no mode set, Ray (2.59 on) turns token authentication on; workers inherit it,
+    # and a tool that wants to look in is given it through the same variable. The user's own choice stands.
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that it did
     os.environ.pop("RAY_ADDRESS", None)  # never join somebody else's cluster by accident
     ray.init(
         address="local",

@@ -5,7 +5,7 @@ against these types. Nothing here is ever unpickled.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -122,6 +122,8 @@ class OperationAddress(NamedTuple):
         return cls(workflow, run_id, int(number))
 
 
+T = TypeVar("T")
+
 _encoder = msgspec.msgpack.Encoder()
 _envelopes = msgspec.msgpack.Decoder(list[Envelope])
 _replies = msgspec.msgpack.Decoder(list[Reply])
@@ -136,12 +138,12 @@ def encode_frames(frames: list[Envelope] | list[Reply]) -> bytes:
 
 def decode_envelopes(data: bytes) -> list[Envelope]:
     """Inverse of encode_frames for requests. Raises msgspec.DecodeError on anything else."""
-    return _envelopes.decode(data)
+    return _decode(_envelopes, data)
 
 
 def decode_replies(data: bytes) -> list[Reply]:
     """Inverse of encode_frames for replies. Raises msgspec.DecodeError on anything else."""
-    return _replies.decode(data)
+    return _decode(_replies, data)
 
 
 def encode_json(value: object) -> bytes:
@@ -151,9 +153,16 @@ def encode_json(value: object) -> bytes:
 
 def decode_outcome(data: bytes) -> Outcome:
     """A stored outcome. Raises msgspec.DecodeError if it is not one."""
-    return _outcomes.decode(data)
+    return _decode(_outcomes, data)
 
 
 def decode_error(data: bytes) -> ErrorBody:
     """A stored error. Raises msgspec.DecodeError if it is not one."""
-    return _errors.decode(data)
+    return _decode(_errors, data)
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[T] | msgspec.json.Decoder[T]", data: bytes) -> T:
+    try:
+        return decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:  # the two that msgspec itself lets through
+        raise msgspec.DecodeError(f"not a frame of ours: {error}") from None

@@ -27,7 +27,7 @@ COMMIT_SESSIONS = 2
 READ_SESSIONS = 3
 DIRECTORY_SESSIONS = 2
 READ_ATTEMPTS_MAX = 2
-"""A session may have broken while nobody used it; a read is simply repeated on a fresh one."""
+"""A session may have broken while nobody used it; a read is repeated on a fresh one."""
 
 _SHARD_COUNT = "select value from {s}.meta where name = 'shard_count'"
 _TARGETS = "select value from {s}.meta where name = 'targets'"

@@ -91,4 +91,7 @@ def encode_entry(entry: Entry) -> bytes:
 
 def decode_entry(data: bytes) -> Entry:
     """Inverse of encode_entry. Raises msgspec.DecodeError."""
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:  # the two that msgspec itself lets through
+        raise msgspec.DecodeError(f"not a journal entry: {error}") from None

@@ -273,6 +273,7 @@ class Readers:
             until_us = now_us + round(engine.settings.timer_window_s * 1e6)
             limit = engine.settings.timer_batch * 2
             shards = list(engine.epochs)
+            engine.wheel.begin_read(until_us)
             database_us, rows = await engine.store.due(shards, until_us=until_us, limit=limit)
             engine.clock.observe(database_us, engine.monotonic())
             horizon_us = rows[-1].due_us if len(rows) >= limit else until_us

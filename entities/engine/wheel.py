@@ -23,8 +23,10 @@ class Wheel:
         self._rows: dict[Key, ReminderRow] = {}
         self._out: set[Key] = set()
         self._count = 0
+        self._changed: set[Key] | None = None
+        """What has changed since the store was asked; None: it is not being asked."""
         self.horizon_us = 0
-        """Everything due before this has been read."""
+        """Everything due before this has been read, or is being read."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -34,11 +36,17 @@ class Wheel:
         """Occurrences that are being processed."""
         return len(self._out)
 
+    def begin_read(self, horizon_us: int) -> None:
+        """The store is asked for everything due up to `horizon_us`: its answer may be older than what comes meanwhile."""
+        self._changed = set()
+        self.horizon_us = horizon_us
+
     def loaded(self, rows: Collection[ReminderRow], horizon_us: int) -> None:
         """The store's answer for everything due up to `horizon_us`."""
+        changed, self._changed = self._changed or set(), None
         for row in rows:
             key = (row.entity, row.name)
-            if key not in self._out and self._rows.get(key) != row:
+            if key not in changed and key not in self._out and self._rows.get(key) != row:
                 self._add(key, row)
         self.horizon_us = horizon_us
 
@@ -46,6 +54,7 @@ class Wheel:
         """A commit of this host has set it."""
         key = (row.entity, row.name)
         self._out.discard(key)
+        self._note(key)
         if row.due_us <= self.horizon_us:
             self._add(key, row)
         else:
@@ -53,12 +62,14 @@ class Wheel:
 
     def drop(self, entity: EntityId, name: str) -> None:
         """A commit of this host has cancelled it."""
+        self._note((entity, name))
         self._rows.pop((entity, name), None)
         self._out.discard((entity, name))
 
     def drop_stale(self, row: ReminderRow) -> None:
         """This occurrence is over (consumed durably, or found to be out of date)."""
         key = (row.entity, row.name)
+        self._note(key)
         if key in self._out:
             self._out.discard(key)
         elif self._rows.get(key) == row:
@@ -92,6 +103,10 @@ class Wheel:
             due.append(self._rows.pop(key))
             self._out.add(key)
         return due
+
+    def _note(self, key: Key) -> None:
+        if self._changed is not None:
+            self._changed.add(key)
 
     def _add(self, key: Key, row: ReminderRow) -> None:
         self._rows[key] = row

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+
 from perdure.entities import ApplicationError, RetryPolicy, activity, activity_info
 
 from .menu import Product
@@ -44,7 +45,7 @@ def send_push_notification(customer_id: str, text: str) -> None:
 def post(path: str, **body: str | int) -> dict[str, Any]:
     """Raises CardDeclined if the service refuses; anything else that goes wrong is worth another attempt."""
     answer = outside.post(path, json=body | {"idempotency_key": activity_info().idempotency_key})
-    if answer.status_code == httpx.codes.PAYMENT_REQUIRED:
+    if answer.status_code == 402:
         raise CardDeclined(str(answer.json()["detail"]))
     answer.raise_for_status()
     result: dict[str, Any] = answer.json()

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-import perdure.api
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
-from perdure.api import entity_router
 from pydantic import BaseModel
+
+from perdure.api import entity_router, install, lifespan
 
 from . import demo
 from .entities import Board, Customer, Limits, Order, OrderStatus
@@ -17,8 +17,8 @@ from .menu import MENU, Product
 STATIC = Path(__file__).parent / "static"
 LIMITS = Limits.model_validate_json(os.environ.get("FOOD_DELIVERY_LIMITS", "{}"))
 
-app = FastAPI(title="Late Supper", lifespan=perdure.api.lifespan([Order, Customer, Board], inner=demo.lifespan))
-perdure.api.install(app)
+app = FastAPI(title="Late Supper", lifespan=lifespan([Order, Customer, Board], inner=demo.stage))
+install(app)
 
 
 class NewOrder(BaseModel):

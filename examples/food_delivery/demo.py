@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 import httpx
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from pydantic import BaseModel
+
 from perdure.api import Settings
 from perdure.cluster.addresses import process_of
 from perdure.cluster.process import Pulse, pulse
 from perdure.cluster.stores import Store, StoreAddress
 from perdure.entities.shard import shard_of
-from pydantic import BaseModel
 
 from .activities import OUTSIDE_URL
 from .outside import Weather
@@ -30,7 +31,7 @@ router = APIRouter(tags=["demo"])
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any]]:
+async def stage(_: FastAPI) -> AsyncGenerator[dict[str, Any]]:
     settings = Settings()
     directory = StoreAddress(dsn=settings.dsn.get_secret_value(), namespace=settings.namespace).open()
     async with httpx.AsyncClient(base_url=OUTSIDE_URL, timeout=5) as outside:

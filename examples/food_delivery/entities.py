@@ -8,8 +8,9 @@ import asyncio
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Never
 
-from perdure.entities import ApplicationError, Entity, condition, handler, now, query, workflow
 from pydantic import BaseModel, Field
+
+from perdure.entities import ApplicationError, Entity, condition, handler, now, query, workflow
 
 from .activities import charge_customer, refund, send_push_notification
 from .menu import Product, product_by_id

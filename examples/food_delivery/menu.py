@@ -1,7 +1,8 @@
 """What the kitchen cooks."""
 
-from perdure.entities import ApplicationError
 from pydantic import BaseModel
+
+from perdure.entities import ApplicationError
 
 
 class Product(BaseModel, frozen=True):

@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ app.state.failure_rate = float(os.environ.get("FOOD_DELIVERY_FAILURE_RATE", "0.2
 
 
 @contextmanager
-def unreliable() -> Iterator[None]:
+def unreliable() -> Generator[None]:
     """Sometimes the service is down, and sometimes it goes down just after the work: then nobody hears its answer."""
     stumble("before the work")
     yield
@@ -55,7 +55,7 @@ def stumble(when: str) -> None:
 
 
 @contextmanager
-def books() -> Iterator[sqlite3.Connection]:
+def books() -> Generator[sqlite3.Connection]:
     """One transaction."""
     with closing(sqlite3.connect(BOOKS, timeout=10)) as db, db:
         db.row_factory = sqlite3.Row
@@ -100,7 +100,8 @@ class Refund(Request):
 def refund(request: Refund) -> dict[str, str]:
     with unreliable(), books() as db:
         db.execute(
-            "update charges set refunded_at = coalesce(refunded_at, ?) where payment = ?", (time.time(), request.payment)
+            "update charges set refunded_at = coalesce(refunded_at, ?) where payment = ?",
+            (time.time(), request.payment),
         )
         return {}
 
@@ -149,7 +150,9 @@ def main() -> None:
     with books() as db:
         db.executescript(TABLES)
     address = urlsplit(URL)
-    server = uvicorn.Server(uvicorn.Config(app, address.hostname or "127.0.0.1", address.port or 80, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, address.hostname or "127.0.0.1", address.port or 80, log_level="warning")
+    )
     if "--until-stdin-closes" in sys.argv:  # whoever started it is gone, in whatever way
 
         def wait_for_end() -> None:

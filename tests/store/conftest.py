@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-import logging
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,17 @@ def meaning(value: bytes | None) -> object:
     return None if value is None else json.loads(value)
 
 
+@contextlib.contextmanager
+def open_directory() -> Iterator[Path]:
+    """One that another account may enter: as root the server runs under an account of its own."""
+    with tempfile.TemporaryDirectory(prefix="perdure-store-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    logging.getLogger("perdure").setLevel(logging.WARNING)
-    with EmbeddedPostgres(tmp_path_factory.mktemp("store")) as running:
+def server() -> Iterator[EmbeddedPostgres]:
+    with open_directory() as directory, EmbeddedPostgres(directory) as running:
         yield running
 
 
@@ -127,6 +135,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory() -> Iterator[Path]:
     """For a server of the test's own."""
-    return tmp_path_factory.mktemp("own")
+    with open_directory() as path:
+        yield path

@@ -19,6 +19,8 @@ from perdure.cluster.postgres.guard import check_server
 from perdure.cluster.postgres.names import application_name, masked, without_password
 from perdure.entities.errors import StartRefused
 
+from .conftest import open_directory
+
 
 def with_setting(dsn: str, name: str, value: str) -> str:
     value = value.replace(" ", r"\ ")
@@ -26,10 +28,12 @@ def with_setting(dsn: str, name: str, value: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data() -> Iterator[Path]:
     """Data of a server that is not running."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("guard")) as server:
-        return server.data_directory
+    with open_directory() as directory:
+        with EmbeddedPostgres(directory) as server:
+            path = server.data_directory
+        yield path
 
 
 @contextlib.contextmanager

@@ -145,6 +145,6 @@ def test_namespace_of_a_newer_release_is_not_touched(server: EmbeddedPostgres, n
 
 
 def test_unreachable_server_is_reported_without_the_password() -> None:
-    with pytest.raises(StartRefused, match="cannot|failed") as error:
+    with pytest.raises(StartRefused, match=r"db upgrade.* failed") as error:
         migrations.upgrade("postgresql://me:s3cret@127.0.0.1:1/x", "perdure")
     assert "s3cret" not in str(error.value)

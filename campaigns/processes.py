@@ -1,0 +1,77 @@
+"""Processes: named by pid and start time, killed, stopped, measured, and seen to be gone."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Collection, Iterable
+
+import psutil
+
+GONE_S = 20.0
+
+
+class NotGone(Exception):
+    """A process that should have ended has not."""
+
+
+def find(pid: int) -> psutil.Process | None:
+    """The process of that pid, unless it is gone or a zombie."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.NoSuchProcess:
+        return None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs (or is stopped); a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def strike(processes: Iterable[psutil.Process], number: signal.Signals = signal.SIGKILL) -> float:
+    """Send the signal to all of them, as nearly at once as can be; returns when (Unix time)."""
+    at = time.time()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            os.kill(process.pid, number)
+    return at
+
+
+async def until_gone(processes: Collection[psutil.Process], timeout_s: float = GONE_S) -> None:
+    """Wait until none of them exists. Raises NotGone."""
+    deadline = time.monotonic() + timeout_s
+    while alive := [process for process in processes if is_alive(process)]:
+        if time.monotonic() > deadline:
+            raise NotGone(f"still there after {timeout_s:g} s: {alive}")
+        await asyncio.sleep(0.01)
+
+
+def descendants() -> list[psutil.Process]:
+    """Everything below this process."""
+    return psutil.Process().children(recursive=True)
+
+
+def end_all(processes: Iterable[psutil.Process]) -> list[int]:
+    """SIGKILL to those that still live (by pid and start time); returns their pids."""
+    left = [process for process in processes if is_alive(process)]
+    strike(left)
+    psutil.wait_procs(left, timeout=5)
+    return [process.pid for process in left]
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process, in MB."""
+    return float(psutil.Process(pid).memory_info().rss) / 1e6
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,215 @@
+"""The timer wheel and the estimate of the database's clock."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.entities import EntityId
+from perdure.entities.engine.clock import STEP_US, DatabaseClock
+from perdure.entities.engine.deliveries import occurrence_after
+from perdure.entities.engine.wheel import Wheel
+from perdure.entities.store.rows import ReminderKind, ReminderRow
+
+ORDER = EntityId("Order", "o-1")
+HORIZON = 1_000
+
+
+def row(name: str, due_us: int, *, generation: int = 1, entity: EntityId = ORDER, every_us: int = 0) -> ReminderRow:
+    return ReminderRow(entity, name, ReminderKind.REMINDER, generation, due_us, every_us, handler="ask")
+
+
+def read(wheel: Wheel, *rows: ReminderRow) -> None:
+    wheel.begin_read(HORIZON)
+    wheel.loaded(rows, HORIZON)
+
+
+def names(rows: list[ReminderRow]) -> list[str]:
+    return [one.name for one in rows]
+
+
+def test_what_is_due_comes_out_earliest_first_and_never_early() -> None:
+    wheel = Wheel()
+    read(wheel, row("c", 30), row("a", 10), row("b", 20))
+    assert wheel.next_due_us() == 10
+    assert names(wheel.pop_due(9, 10)) == []
+    assert names(wheel.pop_due(20, 10)) == ["a", "b"]
+    assert names(wheel.pop_due(1_000, 10)) == ["c"]
+    assert wheel.next_due_us() is None
+
+
+def test_at_most_limit_come_out_at_once() -> None:
+    wheel = Wheel()
+    read(wheel, *(row(f"r{n}", n) for n in range(10)))
+    assert names(wheel.pop_due(100, 3)) == ["r0", "r1", "r2"]
+    assert wheel.handed_out == 3
+    assert names(wheel.pop_due(100, 0)) == []
+
+
+def test_a_handed_out_occurrence_is_not_read_again_until_it_is_over() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == [one]
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == []
+    wheel.drop_stale(one)
+    assert wheel.handed_out == 0
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == [one]
+
+
+def test_a_lost_turn_makes_it_come_again() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    wheel.pop_due(10, 9)
+    wheel.forget(lambda entity: entity == ORDER)
+    assert wheel.handed_out == 0
+    assert wheel.horizon_us == 0
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == [one]
+
+
+def test_replacing_withdraws_the_earlier_time() -> None:
+    wheel = Wheel()
+    read(wheel, row("a", 10))
+    wheel.put(row("a", 500, generation=2))
+    assert wheel.next_due_us() == 500
+    assert wheel.pop_due(499, 9) == []
+    assert [one.generation for one in wheel.pop_due(500, 9)] == [2]
+
+
+def test_a_cancelled_one_never_comes_out() -> None:
+    wheel = Wheel()
+    read(wheel, row("a", 10), row("b", 20))
+    wheel.drop(ORDER, "a")
+    assert names(wheel.pop_due(100, 9)) == ["b"]
+
+
+def test_what_is_beyond_the_horizon_waits_in_the_store() -> None:
+    wheel = Wheel()
+    read(wheel)
+    wheel.put(row("far", HORIZON + 1))
+    assert len(wheel) == 0
+    wheel.put(row("near", HORIZON))
+    assert len(wheel) == 1
+
+
+def test_moving_one_beyond_the_horizon_withdraws_the_near_time() -> None:
+    wheel = Wheel()
+    read(wheel, row("a", 10))
+    wheel.put(row("a", HORIZON + 5, generation=2))
+    assert wheel.pop_due(HORIZON, 9) == []
+
+
+def test_what_is_set_while_the_store_is_read_is_not_lost() -> None:
+    """The answer may be from before that commit."""
+    wheel = Wheel()
+    wheel.begin_read(HORIZON)
+    wheel.put(row("new", 50))
+    wheel.loaded([], HORIZON)
+    assert names(wheel.pop_due(50, 9)) == ["new"]
+
+
+def test_what_is_changed_while_the_store_is_read_wins_over_the_answer() -> None:
+    wheel = Wheel()
+    read(wheel, row("replaced", 10), row("cancelled", 10), row("fired", 10))
+    fired = next(one for one in wheel.pop_due(10, 9) if one.name == "fired")
+    wheel.forget(lambda _: True)
+    wheel.begin_read(HORIZON)
+    wheel.put(row("replaced", 700, generation=2))
+    wheel.drop(ORDER, "cancelled")
+    wheel.drop_stale(fired)
+    wheel.loaded([row("replaced", 10), row("cancelled", 10), row("fired", 10)], HORIZON)
+    assert wheel.pop_due(699, 9) == []
+    assert [(one.name, one.generation) for one in wheel.pop_due(700, 9)] == [("replaced", 2)]
+
+
+def test_a_replaced_one_is_not_replaced_back_by_its_stale_firing() -> None:
+    wheel = Wheel()
+    old = row("a", 10)
+    read(wheel, old)
+    wheel.pop_due(10, 9)
+    wheel.put(row("a", 20, generation=2))
+    wheel.drop_stale(old)
+    assert [one.generation for one in wheel.pop_due(20, 9)] == [2]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "drop", "pop"]), st.sampled_from("abcd"), st.integers(0, 100)), max_size=60
+    )
+)
+def test_the_wheel_agrees_with_a_dictionary(steps: list[tuple[str, str, int]]) -> None:
+    wheel = Wheel()
+    read(wheel)
+    model: dict[str, int] = {}
+    for what, name, number in steps:
+        if what == "put":
+            wheel.put(row(name, number))
+            model[name] = number
+        elif what == "drop":
+            wheel.drop(ORDER, name)
+            model.pop(name, None)
+        else:
+            due = wheel.pop_due(number, 100)
+            assert sorted(names(due)) == sorted(one for one, at in model.items() if at <= number)
+            assert [one.due_us for one in due] == sorted(one.due_us for one in due)
+            for one in due:
+                wheel.drop_stale(one)
+                del model[one.name]
+        assert wheel.next_due_us() == min(model.values(), default=None)
+        assert len(wheel) == len(model)
+
+
+# --- The clock --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**15), st.lists(st.tuples(st.floats(0.001, 100), st.integers(0, 50_000)), max_size=30))
+def test_the_estimate_never_runs_ahead_of_the_database(start_us: int, answers: list[tuple[float, int]]) -> None:
+    """The database's clock runs steadily; each answer is received some microseconds after it was made."""
+    monotonic = 0.0
+    clock = DatabaseClock(start_us, monotonic)
+    for pause_s, on_its_way_us in answers:
+        monotonic += pause_s
+        true_us = start_us + monotonic * 1e6
+        clock.observe(round(true_us - on_its_way_us), monotonic)
+        assert clock.now_us(monotonic) <= true_us + 2  # rounding of floats
+
+
+def test_a_better_answer_improves_the_estimate() -> None:
+    clock = DatabaseClock(1_000_000 - 40_000, 1.0)  # that answer took 40 ms
+    clock.observe(2_000_000 - 500, 2.0)
+    assert clock.now_us(2.0) == 2_000_000 - 500
+    clock.observe(3_000_000 - 30_000, 3.0)
+    assert clock.now_us(3.0) == 3_000_000 - 500
+
+
+def test_a_database_clock_that_was_set_back_is_believed() -> None:
+    clock = DatabaseClock(10_000_000, 0.0)
+    clock.observe(11_000_000 - 5 * STEP_US, 1.0)
+    assert clock.now_us(1.0) == 11_000_000 - 5 * STEP_US
+
+
+def test_monotonic_at_is_the_inverse() -> None:
+    clock = DatabaseClock(123_456_789, 7.0)
+    assert clock.now_us(clock.monotonic_at(200_000_000)) == pytest.approx(200_000_000, abs=2)
+
+
+# --- Recurring reminders ----------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**9), st.integers(0, 10**13))
+def test_the_next_occurrence_keeps_the_grid_and_skips_what_was_missed(due_us: int, every_us: int, late_us: int) -> None:
+    now_us = due_us + late_us
+    following = occurrence_after(row("a", due_us, every_us=every_us), now_us)
+    assert following > now_us or following == due_us + every_us
+    assert following > now_us
+    assert (following - due_us) % every_us == 0
+    assert following - now_us <= every_us
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**9), st.integers(0, 10**13))
+def test_with_catch_up_all_no_occurrence_is_skipped(due_us: int, every_us: int, late_us: int) -> None:
+    one = row("a", due_us, every_us=every_us)._replace(catch_up_all=True)
+    assert occurrence_after(one, due_us + late_us) == due_us + every_us
