@@ -55,3 +55,7 @@ demo: $(READY) ## food delivery on http://127.0.0.1:$PORT
 clean: ## remove caches and builds; keeps .venv and .perdure
 	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.PHONY: bench
+bench: $(READY) ## the benchmarks: a table, about two minutes
+	$(BIN)/python -m bench

@@ -26,7 +26,7 @@ from ..entities.ids import KEY_BYTES_MAX
 from .exchange import answer
 from .openapi import documentation, documented_body
 from .operations import Operation, Operations, find_type
-from .problems import Refused, problem
+from .problems import Refused, instance, problem
 from .settings import Settings
 
 _ENCODED_SLASH = "\x00"
@@ -262,7 +262,7 @@ def _describe_one(registry: Registry, by_type: dict[str, Operations]) -> Endpoin
             key = path_key(request)
         except (PerdureError, Refused) as error:
             return problem(error, request)
-        here = request.scope["path"].rpartition("/")[0] + "/" + quote(key, safe="")
+        here = instance(request).rpartition("/")[0] + "/" + quote(key, safe="")
         operations = [
             {
                 "name": operation.name,

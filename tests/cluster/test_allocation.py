@@ -74,11 +74,8 @@ def test_hosts_that_act_one_by_one_on_stale_views_settle(
     """Each acts on its own part of a view that may be old; claims are compare-and-set, releases its own only."""
     truth = list(owners)
     views = {host: list(truth) for host in capacity}
-    for round_number in range(400):
-        host = chance.choice(sorted(capacity))
-        is_late = round_number < 200 and chance.random() < 0.5
-        if not is_late:
-            views[host] = list(truth)
+
+    def act(host: str) -> None:
         desired = allocate(views[host], capacity)
         for shard, owner in enumerate(desired):
             if owner == host and truth[shard] not in capacity:
@@ -86,4 +83,14 @@ def test_hosts_that_act_one_by_one_on_stale_views_settle(
         surplus = [shard for shard, owner in enumerate(truth) if owner == host and desired[shard] != host]
         for shard in surplus[:move_max]:
             truth[shard] = ""
+
+    for _ in range(40):
+        host = chance.choice(sorted(capacity))
+        if chance.random() < 0.5:
+            views[host] = list(truth)
+        act(host)
+    for _ in range(len(owners) // move_max + 2):
+        for host in chance.sample(sorted(capacity), len(capacity)):
+            views[host] = list(truth)
+            act(host)
     assert allocate(truth, capacity) == truth

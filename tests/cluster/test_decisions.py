@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -123,7 +124,7 @@ def test_backoff_doubles_and_is_forgotten() -> None:
 
 def test_a_process_is_gone_only_when_it_is() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        stat = open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()
+        stat = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
         name = ProcessName(this_machine(), child.pid, stat[19])
         assert pulse(name) is Pulse.ALIVE
         assert pulse(name._replace(started="1")) is Pulse.GONE, "another process has the number now"
