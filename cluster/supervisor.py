@@ -39,7 +39,7 @@ from .routes import RouteTable, encode_routes
 from .settings import ClusterSettings
 from .stores import Store, StoreAddress
 from .targets import Targets
-from .tasks import Poke, repeat
+from .tasks import Poke, end, repeat
 
 log = logging.getLogger("perdure.supervisor")
 
@@ -104,6 +104,11 @@ class Supervisor:
         """Begin."""
         self._loop_task = asyncio.create_task(self._run(), name="reconcile")
 
+    async def stop(self) -> None:
+        """End. What runs goes on."""
+        await end(self._loop_task, *self._errands.values())
+        await self._store.close()
+
     # --- what the actor's methods do ---
 
     def poke(self) -> None:
@@ -123,8 +128,7 @@ class Supervisor:
     # --- a round ---
 
     async def _run(self) -> None:
-        while True:
-            await repeat("reconciling", self.reconcile, every_s=self._settings.reconcile_s, poke=self._poke)
+        await repeat("reconciling", self.reconcile, every_s=self._settings.reconcile_s, poke=self._poke)
 
     async def reconcile(self) -> None:
         """Look, publish, act."""

@@ -78,6 +78,11 @@ class CallOptions:
     idempotency_key: str = ""
     restart: bool = False
 
+    @property
+    def on_the_wire(self) -> str:
+        """What the receiver needs to know, as in `Envelope.options`."""
+        return "restart" if self.restart else ""
+
     @classmethod
     def of(
         cls,
@@ -135,7 +140,9 @@ async def call(  # noqa: PLR0917 - what a descriptor knows, in the order of the 
     if turn is not None:
         _need_workflow(turn, target, method)
         timeout_us = round((options.timeout_s or 0.0) * 1e6)
-        body = await turn.call(target.entity_id, kind, method.name, data, timeout_us=timeout_us)
+        body = await turn.call(
+            target.entity_id, kind, method.name, data, timeout_us=timeout_us, options=options.on_the_wire
+        )
     else:
         reply = await _request(target, kind, method.name, data, options, message_id=_message_id(method, options))
         body = reply.body
@@ -162,7 +169,15 @@ async def send(  # noqa: PLR0917 - as above
         if turn.mode == "query":
             raise ReadOnlyViolation(f"{turn.entity}: a query tried to send {method.name} to {target.entity_id}")
         message_id = keyed_message_id(method.name, options.idempotency_key) if options.idempotency_key else ""
-        turn.send(target.entity_id, kind, method.name, data, delay_us=options.delay_us, message_id=message_id)
+        turn.send(
+            target.entity_id,
+            kind,
+            method.name,
+            data,
+            delay_us=options.delay_us,
+            message_id=message_id,
+            options=options.on_the_wire,
+        )
         return ""
     reply = await _request(target, kind, method.name, data, options, message_id=_message_id(method, options))
     return str(_run_id(reply)) if kind is Kind.START else ""
@@ -202,7 +217,7 @@ async def _request(
         is_retry=bool(options.idempotency_key),
         delay_us=options.delay_us,
         timeout_us=round(timeout_s * 1e6),
-        options="restart" if options.restart else "",
+        options=options.on_the_wire,
     )
     return check_reply(await deliver(caller, envelope, timeout_s=timeout_s), envelope)
 

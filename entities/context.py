@@ -32,8 +32,21 @@ class TurnContext(Protocol):
         """Source of chance; repeatable in a workflow."""
         ...
 
-    def send(self, target: EntityId, kind: Kind, name: str, args: bytes, *, delay_us: int, message_id: str) -> None:
-        """Record a message that leaves with this turn's commit. An empty id gets a fresh one."""
+    def send(
+        self,
+        target: EntityId,
+        kind: Kind,
+        name: str,
+        args: bytes,
+        *,
+        delay_us: int,
+        message_id: str,
+        options: str = "",
+    ) -> None:
+        """Record a message that leaves with this turn's commit. An empty id gets a fresh one.
+
+        options: as in an envelope.
+        """
         ...
 
     def set_reminder(
@@ -48,7 +61,9 @@ class TurnContext(Protocol):
 
     # The following work in workflows only; other modes raise DurableAwaitInHandler or ReadOnlyViolation.
 
-    async def call(self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int) -> bytes:
+    async def call(
+        self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int, options: str = ""
+    ) -> bytes:
         """Journalled call: the JSON result, or the callee's error raised."""
         ...
 

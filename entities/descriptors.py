@@ -42,7 +42,9 @@ class Method(Generic[P, R]):
         if isinstance(fn, Method):
             raise DefinitionError(f"@{self.word} on {fn.fn.__qualname__} at {where(fn.fn)}: already a @{fn.word}")
         if not inspect.isfunction(fn):
-            raise DefinitionError(f"@{self.word} decorates a method of an entity class, not {fn!r}")
+            inner = getattr(fn, "__func__", None)
+            at = f" at {where(inner)}" if inspect.isfunction(inner) else ""
+            raise DefinitionError(f"@{self.word} decorates a method of an entity class, not {fn!r}{at}")
         if not inspect.iscoroutinefunction(fn):
             raise DefinitionError(
                 f"{fn.__qualname__} at {where(fn)}: a @{self.word} is `async def`; write `async def {fn.__name__}(...)`"

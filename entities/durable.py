@@ -7,6 +7,7 @@ import uuid as uuid_module
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from .calls import Target
 from .context import TurnContext, current
 from .descriptors import BoundHandler
 from .errors import InvalidReminder, NotInWorkflow, ReadOnlyViolation
@@ -77,8 +78,8 @@ def remind(
     Raises InvalidReminder.
     """
     turn = _turn("remind()")
-    target: Any = getattr(handler, "target", None)
-    if getattr(target, "key", None) != turn.entity.key:
+    given: object = handler
+    if not isinstance(given, BoundHandler) or Target.of(handler.target).entity_id != turn.entity:
         raise InvalidReminder(
             f"{turn.entity}: remind() takes a handler of this entity, e.g. remind(self.ask, after=60)"
         )
@@ -90,11 +91,11 @@ def remind(
         )
     if after is not None and at is not None:
         raise InvalidReminder(f"{turn.entity}: reminder {name}: give `after` or `at`, not both")
-    every_us = 0 if every is None else _microseconds(every)
+    every_us = 0 if every is None else _microseconds(every, f"{turn.entity}: reminder {name}: every")
     if every is not None and every_us < EVERY_MIN / dt.timedelta(microseconds=1):
         raise InvalidReminder(f"{turn.entity}: reminder {name}: every={every} is shorter than {EVERY_MIN}")
     if after is not None:
-        due_us = turn.now_us() + _microseconds(after)
+        due_us = turn.now_us() + _microseconds(after, f"{turn.entity}: reminder {name}: after")
     elif at is not None:
         if at.tzinfo is None:
             raise InvalidReminder(f"{turn.entity}: reminder {name}: `at` needs a time zone, e.g. tzinfo=datetime.UTC")
@@ -114,10 +115,10 @@ def cancel_reminder(name: str) -> None:
     _turn("cancel_reminder()").cancel_reminder(name)
 
 
-def _microseconds(value: dt.timedelta | float) -> int:
+def _microseconds(value: dt.timedelta | float, what: str) -> int:
     seconds = value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
     if not 0.0 <= seconds <= 100 * 366 * 86400.0:
-        raise InvalidReminder(f"a reminder's time must be between now and 100 years from now, not {value}")
+        raise InvalidReminder(f"{what}={value} must be between now and 100 years from now")
     return round(seconds * 1e6)
 
 

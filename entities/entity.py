@@ -131,8 +131,11 @@ def _place(cls: type) -> str:
 
 
 def _check_field(cls: type[Entity], place: str, name: str, field: FieldInfo) -> None:
+    if isinstance(field.default, Method | Mailbox):
+        word = field.default.word if isinstance(field.default, Method) else "mailbox"
+        raise DefinitionError(f"{place}: `{name}` is a field of a base class and cannot be a {word} here; rename it")
     if name == "key":
-        if "key" in inspect.get_annotations(cls):
+        if "key" in inspect.get_annotations(cls) or (isinstance(field.default, str) and field.default):
             raise DefinitionError(f"{place}: `key` is the entity's address and cannot be a field; call it otherwise")
         return
     if field.is_required():

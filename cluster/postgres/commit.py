@@ -193,7 +193,7 @@ class Committer:
             raise unavailable(failure) from error
         # Nobody to blame alone: the clock moved on, or two writes of the batch clash with each other.
         conflicting = [part.entity for part, refusal in culprits if refusal in (DIVISION_BY_ZERO, UNIQUE_VIOLATION)]
-        unstorable = [part.entity for part, refusal in culprits if part.entity not in conflicting]
+        unstorable = [part.entity for part, _ in culprits if part.entity not in conflicting]
         if unstorable and not conflicting:
             raise NotStorable(
                 f"Postgres refused values of {_names(unstorable)}: {error}", entities=unstorable

@@ -46,7 +46,7 @@ async def check_server(dsn: str, namespace: str) -> None:
         ) as connection:
             row = await (await connection.execute(_SETTINGS)).fetchone()
             assert row is not None
-            settings = dict(zip(_NAMES, map(str, row), strict=True))
+            settings: dict[str, str] = dict(zip(_NAMES, map(str, row), strict=True))
             _check_settings(settings, where)
             revision = await _revision(connection, namespace)
     except (psycopg.Error, OSError, UnicodeError) as error:
@@ -104,7 +104,7 @@ async def _revision(connection: psycopg.AsyncConnection[Any], namespace: str) ->
     found = await (await connection.execute("select to_regclass(%s) is not null", (table,))).fetchone()
     if found is None or not found[0]:
         return None
-    row = await (await connection.execute(f"select version_num from {table}")).fetchone()  # noqa: S608 - checked name
+    row = await (await connection.execute(f"select version_num from {table}".encode())).fetchone()  # noqa: S608
     return None if row is None else str(row[0])
 
 

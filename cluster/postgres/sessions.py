@@ -5,7 +5,7 @@ statements nor settings; the settings are made at the beginning of each transact
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -80,7 +80,7 @@ class Pool:
         self._free = asyncio.Semaphore(size)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
+    async def session(self) -> AsyncGenerator[Session]:
         """A session, opened if need be; closed afterwards unless it is in order.
 
         Raises StoreUnavailable (`maybe_applied` False) if there is none in time. One attempt: the caller repeats.

@@ -69,7 +69,7 @@ class PostgresStore:
         for pool in (self._commits, self._reads, self._directory_sessions):
             await pool.close()
 
-    # --- EntityStore --------------------------------------------------------------------------------------------------
+    # --- EntityStore ----
 
     async def commit(self, batch: Batch) -> int:
         committer = Committer(schema=self._schema, shard_count=await self.shard_count())

@@ -142,9 +142,24 @@ class Activation(Requests):
                 break
             mailbox.popleft()
             budget -= 1
-            self._process(item)
+            try:
+                self._process(item)
+            except Exception as error:
+                self._engine_failed(item, error)
+                break
         self.last_used = self.engine.monotonic()
         return budget
+
+    def _engine_failed(self, item: Item, error: Exception) -> None:
+        """A bug of ours: answer, note the message (a stored one is given up after a few times), begin from the store."""
+        log.exception("%s: the engine failed in a turn; the entity starts again", self.id)
+        if isinstance(item, Delivery):
+            self.engine.note_crash(self.id, item.envelope.id)
+            body = PerdureError(
+                f"{self.id}.{item.envelope.name}: the engine failed ({error!r}); nothing was changed"
+            ).body()
+            item.reply(Status.ERROR, encode_json(body), 0)
+        self.engine.drop(self)
 
     def _process(self, item: Item) -> None:
         match item:

@@ -127,8 +127,18 @@ class HandlerContext:
     def random(self) -> Random:
         return Random()  # noqa: S311 - handlers need no repeatable chance; this is the ordinary one
 
-    def send(self, target: EntityId, kind: Kind, name: str, args: bytes, *, delay_us: int, message_id: str) -> None:
-        self._open().send(target, kind, name, args, delay_us=delay_us, message_id=message_id)
+    def send(
+        self,
+        target: EntityId,
+        kind: Kind,
+        name: str,
+        args: bytes,
+        *,
+        delay_us: int,
+        message_id: str,
+        options: str = "",
+    ) -> None:
+        self._open().send(target, kind, name, args, delay_us=delay_us, message_id=message_id, options=options)
 
     def set_reminder(
         self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
@@ -140,7 +150,9 @@ class HandlerContext:
     def cancel_reminder(self, name: str) -> None:
         self._open().cancel_reminder(name)
 
-    async def call(self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int) -> bytes:
+    async def call(
+        self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int, options: str = ""
+    ) -> bytes:
         raise self._needs_workflow(f"called {target}.{name}")
 
     async def activity(self, name: str, fn: Any, signature: Any, args: bytes, options: Any) -> bytes:

@@ -26,6 +26,7 @@ class Outgoing(NamedTuple):
     args: bytes
     delay_us: int
     message_id: str
+    options: str
 
 
 class WantedReminder(NamedTuple):
@@ -46,11 +47,21 @@ class Effects:
     reminders: dict[str, WantedReminder | None] = field(default_factory=dict)
     """By name; None = cancelled."""
 
-    def send(self, target: EntityId, kind: Kind, name: str, args: bytes, *, delay_us: int, message_id: str) -> None:
+    def send(
+        self,
+        target: EntityId,
+        kind: Kind,
+        name: str,
+        args: bytes,
+        *,
+        delay_us: int,
+        message_id: str,
+        options: str = "",
+    ) -> None:
         """Record a message. Raises OutboxLimit."""
         if len(self.outgoing) >= OUTBOX_MAX:
             raise OutboxLimit(f"a turn sent more than {OUTBOX_MAX} messages; spread the work over several turns")
-        self.outgoing.append(Outgoing(target, kind, name, args, delay_us, message_id))
+        self.outgoing.append(Outgoing(target, kind, name, args, delay_us, message_id, options))
 
     def set_reminder(
         self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool

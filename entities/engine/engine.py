@@ -13,7 +13,7 @@ import inspect
 import logging
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,6 +38,11 @@ from .turns.record import Record
 from .wheel import Wheel
 
 log = logging.getLogger("perdure.engine")
+
+CRASHES_MAX = 5
+"""A stored message on which the engine itself fails so often becomes a dead letter."""
+PARKED_RETRY_S = 60.0
+"""How long an entity that could not be loaded is left alone, unless somebody calls it."""
 
 
 class DedicatedHosting(Protocol):
@@ -116,6 +121,8 @@ class Engine:
         self._ready: deque[Record] = deque()
         self._tick_queued = False
         self._hints: dict[EntityId, None] = {}
+        self._crashes: Counter[tuple[EntityId, str]] = Counter()
+        self._parked_until: dict[EntityId, float] = {}
         self._hint_queued = False
         self._lease_until = float("inf")
         self._loop: asyncio.AbstractEventLoop
@@ -255,6 +262,10 @@ class Engine:
             if isinstance(item, Delivery):
                 item.reply(Status.NOT_OWNER, b"null", 0)
         activation.mailbox.clear()
+        for held in activation.blocked.values():
+            for delivery in held:
+                delivery.reply(Status.NOT_OWNER, b"null", 0)
+        activation.blocked.clear()
 
     def _drop_waiters(self, is_gone: Callable[[EntityId], bool]) -> None:
         for key in [key for key in self._waiters if is_gone(key[0])]:
@@ -317,6 +328,8 @@ class Engine:
             else:
                 self._dedicated.wake(definition, entity)
             return
+        if not isinstance(item, Delivery) and self._parked_until.get(entity, 0.0) > self.monotonic():
+            return  # its mail and reminders stay where they are
         waiting = self.loading.get(entity)
         if waiting is None:
             self.loading[entity] = waiting = []
@@ -358,8 +371,9 @@ class Engine:
             self._parked(loaded.entity, EntityParked(f"{loaded.entity}: it could not be activated: {error!r}"), waiting)
             return
         self.active[loaded.entity] = activation
+        self._parked_until.pop(loaded.entity, None)
         for envelope in loaded.inbox:
-            activation.deliver(Delivery(envelope, None, is_stored=True))
+            activation.deliver(self._stored(envelope))
         activation.mail_wanted = len(loaded.inbox) >= self._readers.inbox_max
         for item in waiting:
             if isinstance(item, Delivery):
@@ -367,10 +381,24 @@ class Engine:
             else:
                 activation.push(item)
         activation.start_pending()
+        for workflow, row in activation.rows.items():
+            # Its end may have been committed by a commit whose answer got lost.
+            if row.status.is_terminal and (loaded.entity, workflow) in self._waiters:
+                self.run_ended(loaded.entity, row, activation.tell_result_of(row))
+
+    def _stored(self, envelope: Envelope) -> Delivery:
+        delivery = Delivery(envelope, None, is_stored=True)
+        if self._crashes and self._crashes[envelope.entity, envelope.id] >= CRASHES_MAX:
+            delivery.problem = PerdureError(
+                f"{envelope.entity}.{envelope.name}: the engine failed {CRASHES_MAX} times on it"
+            )
+        return delivery
 
     def _parked(self, entity: EntityId, problem: EntityParked, waiting: list[Item]) -> None:
-        log.error("%s", problem)
-        self._readers.note_parked(entity, problem.message)
+        if self._parked_until.get(entity, 0.0) < self.monotonic():
+            log.error("%s", problem)
+            self._readers.note_parked(entity, problem.message)
+        self._parked_until[entity] = self.monotonic() + PARKED_RETRY_S
         body = encode_json(problem.body())
         for item in waiting:
             if isinstance(item, Delivery):
@@ -381,7 +409,7 @@ class Engine:
         for envelope in envelopes:
             activation = self.active.get(EntityId(envelope.type, envelope.key))
             if activation is not None and not self._readers.was_consumed(activation, envelope.id):
-                activation.deliver(Delivery(envelope, None, is_stored=True))
+                activation.deliver(self._stored(envelope))
         del asked
 
     def wake(self, entities: Sequence[EntityId]) -> None:
@@ -393,6 +421,10 @@ class Engine:
                 self._readers.fetch_mail(entity)
             else:
                 self.activate(entity)
+
+    def note_crash(self, entity: EntityId, message_id: str) -> None:
+        """This message made the engine itself fail."""
+        self._crashes[entity, message_id] += 1
 
     def look_up(self, activation: Record, delivery: Delivery) -> None:
         """Find out whether this message has an outcome already."""
@@ -423,12 +455,7 @@ class Engine:
             if activation.is_dead:
                 continue
             share = min(budget, 64)
-            try:
-                left = activation.pump(share)
-            except Exception:
-                log.exception("%s: the engine failed in a turn; the entity starts again", activation.id)
-                self.drop(activation)
-                continue
+            left = activation.pump(share)
             self.turns += share - left
             budget -= share - left
             if (

@@ -83,6 +83,7 @@ class CallDetail(msgspec.Struct, frozen=True):
     kind: Kind
     name: str
     args: bytes
+    options: str
 
 
 class Run:
@@ -314,11 +315,27 @@ class Run:
         if operation is not None:
             self.withdraw(operation)
 
-    def send(self, target: EntityId, kind: Kind, name: str, args: bytes, *, delay_us: int, message_id: str) -> None:
+    def send(
+        self,
+        target: EntityId,
+        kind: Kind,
+        name: str,
+        args: bytes,
+        *,
+        delay_us: int,
+        message_id: str,
+        options: str = "",
+    ) -> None:
         number = self._number(OperationKind.SEND, f"{target.type}.{name}")
         if not self._is_replaying:
             self.effects.send(
-                target, kind, name, args, delay_us=delay_us, message_id=message_id or f"{self.row.run_id}:{number}"
+                target,
+                kind,
+                name,
+                args,
+                delay_us=delay_us,
+                message_id=message_id or f"{self.row.run_id}:{number}",
+                options=options,
             )
 
     def set_reminder(
@@ -335,7 +352,9 @@ class Run:
         if not self._is_replaying:
             self.effects.cancel_reminder(name)
 
-    async def call(self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int) -> bytes:
+    async def call(
+        self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int, options: str = ""
+    ) -> bytes:
         if kind in (Kind.START, Kind.RESULT):
             waits = (*self.row.chain, f"{self.entity}#{self.row.workflow}")
             if f"{target}#{name}" in waits:
@@ -343,7 +362,9 @@ class Run:
                     f"{self.entity}.{self.row.workflow} would wait for itself: {' → '.join(waits)} → {target}#{name}",
                     chain=[*waits, f"{target}#{name}"],
                 )
-        future = self._operate(OperationKind.CALL, f"{target.type}.{name}", CallDetail(target, kind, name, args))
+        future = self._operate(
+            OperationKind.CALL, f"{target.type}.{name}", CallDetail(target, kind, name, args, options)
+        )
         if not timeout_us:
             return bytes(await future)
         try:

@@ -37,7 +37,7 @@ class Wheel:
         return len(self._out)
 
     def begin_read(self, horizon_us: int) -> None:
-        """The store is asked for everything due up to `horizon_us`: its answer may be older than what comes meanwhile."""
+        """The store is asked for what is due up to `horizon_us`. Its answer may be older than what comes meanwhile."""
         self._changed = set()
         self.horizon_us = horizon_us
 

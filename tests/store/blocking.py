@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import psycopg
@@ -13,7 +13,7 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 @contextlib.asynccontextmanager
-async def transaction_of(world: World, *, application_name: str = "test") -> AsyncIterator[Connection]:
+async def transaction_of(world: World, *, application_name: str = "test") -> AsyncGenerator[Connection]:
     """A transaction that stays open until the test ends it."""
     connection = await psycopg.AsyncConnection.connect(world.dsn, application_name=application_name)
     await connection.execute(f"set search_path to {world.namespace}".encode())

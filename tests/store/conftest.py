@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ class World:
             await self.store.close()
 
     def write(self, entity: EntityId, expected: int = 0, **more: Any) -> EntityWrite:
-        more = {"version": expected + 1, "state": b'{"n": %d}' % (expected + 1)} | more
-        return EntityWrite(entity=entity, shard=shard_of(*entity, SHARDS), expected_version=expected, **more)
+        fields: dict[str, Any] = {"version": expected + 1, "state": b'{"n": %d}' % (expected + 1)} | more
+        return EntityWrite(entity=entity, shard=shard_of(*entity, SHARDS), expected_version=expected, **fields)
 
     def batch(self, *writes: EntityWrite, incarnation: str = "h1", **more: Any) -> Batch:
         return Batch(incarnation=incarnation, epochs=more.pop("epochs", self.epochs), writes=list(writes), **more)
@@ -92,7 +92,7 @@ def meaning(value: bytes | None) -> object:
 
 
 @contextlib.contextmanager
-def open_directory() -> Iterator[Path]:
+def open_directory() -> Generator[Path]:
     """One that another account may enter: as root the server runs under an account of its own."""
     with tempfile.TemporaryDirectory(prefix="perdure-store-") as name:
         Path(name).chmod(0o711)

@@ -46,14 +46,15 @@ async def test_values_survive(server: EmbeddedPostgres, encode: Any, element: st
 def test_bytes_are_those_of_psycopg(
     int4: list[int], int8: list[int], text: list[str], binary: list[bytes], flags: list[bool]
 ) -> None:
-    for encode, values, kind in (
+    columns: list[tuple[arrays.Encoder, list[Any], str]] = [
         (arrays.int4s, int4, "int4"),
         (arrays.int8s, int8, "int8"),
         (arrays.texts, text, "text"),
         (arrays.byteas, binary, "bytea"),
         (arrays.bools, flags, "bool"),
-    ):
-        array = encode(values)  # type: ignore[operator]
+    ]
+    for encode, values, kind in columns:
+        array = encode(values)
         info = psycopg.postgres.types[kind]
         loader = psycopg.postgres.adapters.get_loader(info.array_oid, psycopg.pq.Format.BINARY)
         assert loader is not None

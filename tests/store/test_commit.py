@@ -177,10 +177,7 @@ async def test_reminder_that_is_not_due_refuses_to_fire(world: World) -> None:
         await world.commit(world.write(A, 1, reminders_gone=[fired(row)]))
     assert world.everything() == before
     await world.commit(world.write(A, 1, reminders_gone=[fired(row, is_fired=False)]))  # withdrawn is another matter
-    assert await world.store.due(range(SHARDS), until_us=row.due_us, limit=1) == (
-        pytest.approx(row.due_us, abs=2 * HOUR_US),
-        [],
-    )
+    assert (await world.store.due(range(SHARDS), until_us=row.due_us, limit=1))[1] == []
 
 
 @pytest.mark.parametrize("other", [{"generation": 2}, {"due_us": 1_000_002}, {"name": "else"}])

@@ -35,21 +35,18 @@ async def test_store_works_again_after_postgres_was_killed(directory: Path) -> N
         world = await World(store, dsn=server.dsn, namespace="perdure").prepare()
         await world.commit(world.write(A))
         await store.load([A])
-        assert server.postmaster_pid is not None
-        os.kill(server.postmaster_pid, signal.SIGQUIT)  # every process ends at once, as in a crash
+        server.stop(immediate=True)  # every process ends at once, as in a crash
         with pytest.raises(StoreUnavailable) as lost:
             await world.commit(world.write(A, 1))
         assert lost.value.details["maybe_applied"] is True
-        server.stop(immediate=True)
         with pytest.raises(StoreUnavailable) as refused:
             await world.commit(world.write(A, 1))
         assert refused.value.details["maybe_applied"] is False
         with pytest.raises(StoreUnavailable):
             await store.load([A])
         server.start()
-        version = (await store.load([A]))[0].version
-        assert version in (1, 2)
-        await world.commit(world.write(A, version))
+        assert (await store.load([A]))[0].version == 1
+        await world.commit(world.write(A, 1))
         await store.renew("h1", lease_s=5)
         await world.close()
 

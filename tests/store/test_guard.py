@@ -4,7 +4,7 @@ import contextlib
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -37,15 +37,15 @@ def data() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def started(data: Path, *settings: str) -> Iterator[str]:
+def started(data: Path, *settings: str) -> Generator[str]:
     """A server with settings that the embedded one never has."""
     account = choose_account(data, data)
     binaries = choose_binaries("auto", account=account, copies=data.parent / "copies", data_major=None)
     process = subprocess.Popen(
         [binaries.postgres, "-D", data, "-k", data, "-c", "listen_addresses=", *settings],
-        user=account and account.uid,
-        group=account and account.gid,
         cwd="/",
+        user=None if account is None else account.uid,
+        group=None if account is None else account.gid,
         stderr=subprocess.DEVNULL,
     )
     dsn = f"host={data} dbname=perdure user=perdure"
@@ -81,7 +81,8 @@ async def test_standby_is_refused(data: Path) -> None:
     signal_file = data / "standby.signal"
     signal_file.touch()
     try:
-        with started(data, "-c", "hot_standby=on") as dsn:
+        # A standby refuses to start with fewer connections than the data's primary had.
+        with started(data, "-c", "max_connections=500") as dsn:
             assert "pg_promote" in await refusal(dsn, "perdure")
     finally:
         signal_file.unlink()

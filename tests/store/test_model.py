@@ -38,12 +38,13 @@ class Chooser:
     def some(self, values: Sequence[Any], chance: float = 0.3) -> list[Any]:
         return [value for value in values if self.random.random() < chance]
 
+    def chosen(self, chance: float) -> list[EntityId]:
+        return self.some(self.entities, chance)
+
     def batch(self, epochs: dict[int, int]) -> Batch:
-        writes = [self.write(entity) for entity in self.some(self.entities, 0.6)]
-        notes = [
-            (e, shard_of(*e, SHARDS), attempt(o, n)) for e in self.some(self.entities, 0.2) for o, n in [("o1", 5)]
-        ]
-        arrivals = [(shard_of(*e, SHARDS), envelope(e, "m1", 3)) for e in self.some(self.entities, 0.2)]
+        writes = [self.write(entity) for entity in self.chosen(0.6)]
+        notes = [(e, shard_of(*e, SHARDS), attempt("o1", 5)) for e in self.chosen(0.2)]
+        arrivals = [(shard_of(*e, SHARDS), envelope(e, "m1", 3)) for e in self.chosen(0.2)]
         if self.random.random() < 0.05:
             epochs = dict.fromkeys(epochs, 7)
         return Batch(incarnation="h1", epochs=epochs, writes=writes, attempts=notes, arrivals=arrivals)

@@ -163,12 +163,6 @@ def decorated_staticmethod() -> None:
         async def sell() -> None: ...
 
 
-def decorated_class() -> None:
-    class Bad(Entity):
-        @handler  # type: ignore[arg-type]  # pyright: ignore
-        class Sell: ...
-
-
 def timeout_is_zero() -> None:
     class Bad(Entity):
         @handler(timeout=timedelta(0))
@@ -242,7 +236,6 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (doubly_decorated, "already a @query"),
     (decorated_activity, "decorates a method of an entity class"),
     (decorated_staticmethod, "decorates a method of an entity class"),
-    (decorated_class, "decorates a method of an entity class"),
     (timeout_is_zero, "longer than zero"),
     (overridden_by_a_plain_method, "decorate it alike"),
     (overridden_by_another_kind, "decorate it alike"),
@@ -380,7 +373,7 @@ def test_state_of_a_newer_schema_version_parks_the_entity() -> None:
 def test_unserialisable_state_names_the_field() -> None:
     person = Person(key="p")
     person.age = "old"  # type: ignore[assignment]  # pyright: ignore
-    with pytest.raises(StateNotSerialisable, match=r"Person/p.*age"):
+    with pytest.raises(StateNotSerialisable, match=r"(?s)Person/p.*age"):
         PERSON.dump(person)
 
 

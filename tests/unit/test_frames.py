@@ -52,7 +52,12 @@ replies: st.SearchStrategy[Reply] = st.builds(
     Reply, id=texts, status=st.sampled_from(Status), body=st.binary(max_size=30), version=numbers
 )
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | texts | st.binary(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False)
+    | texts
+    | st.binary(max_size=9),
     lambda inner: st.lists(inner, max_size=16) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )
@@ -131,5 +136,13 @@ def test_outcomes_and_entries_round_trip() -> None:
         state=msgspec.Raw(b'{"n": 1}'),
     )
     again = decode_entry(encode_entry(entry))
-    assert (again.now_us, again.operations, again.detached, bytes(again.state)) == (5, entry.operations, True, b'{"n": 1}')
-    assert [(e.kind, e.operation, bytes(e.value)) for e in again.events] == [("value", 3, b'"x"'), ("cancel", -1, b"null")]
+    assert (again.now_us, again.operations, again.detached, bytes(again.state)) == (
+        5,
+        entry.operations,
+        True,
+        b'{"n": 1}',
+    )
+    assert [(e.kind, e.operation, bytes(e.value)) for e in again.events] == [
+        ("value", 3, b'"x"'),
+        ("cancel", -1, b"null"),
+    ]

@@ -17,6 +17,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.exc import SQLAlchemyError
 
 from ....entities.errors import StartRefused
 from ..names import check_namespace, masked, quoted, without_password
@@ -48,7 +49,7 @@ def upgrade(dsn: str, namespace: str, *, shard_count: int = SHARD_COUNT) -> None
                     connection=connection, version_table=VERSION_TABLE, version_table_schema=namespace
                 )
                 environment.run_migrations()
-    except sa.exc.SQLAlchemyError as error:
+    except SQLAlchemyError as error:
         raise _refused(error, dsn, "db upgrade") from None
     finally:
         engine.dispose()
@@ -92,7 +93,7 @@ def current(dsn: str, namespace: str) -> str | None:
     try:
         with engine.connect() as connection:
             return _revision(connection, namespace)
-    except sa.exc.SQLAlchemyError as error:
+    except SQLAlchemyError as error:
         raise _refused(error, dsn, "db status") from None
     finally:
         engine.dispose()
@@ -146,6 +147,6 @@ def _engine(dsn: str) -> sa.Engine:
     return sa.create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=sa.NullPool)
 
 
-def _refused(error: sa.exc.SQLAlchemyError, dsn: str, command: str) -> StartRefused:
+def _refused(error: SQLAlchemyError, dsn: str, command: str) -> StartRefused:
     reason = without_password(str(getattr(error, "orig", None) or error).strip(), dsn)
     return StartRefused(f"`perdure {command}` on {masked(dsn)} failed: {reason}")

@@ -255,7 +255,7 @@ class Record:
 
     def _perform(self, write: EntityWrite, effects: Effects, run: Run | None = None) -> None:
         """Put what a turn asked for into its write."""
-        for target, kind, name, args, delay_us, message_id in effects.outgoing:
+        for target, kind, name, args, delay_us, message_id, options in effects.outgoing:
             self._post(
                 write,
                 Envelope(
@@ -268,6 +268,7 @@ class Record:
                     sender=str(self.id),
                     position=self.clock.next(self.engine.now_us()),
                     delay_us=delay_us,
+                    options=options,
                     chain=(*run.row.chain, f"{self.id}#{run.row.workflow}") if run is not None else (),
                 ),
             )
@@ -331,6 +332,8 @@ class Record:
             self._forget(item)
             if output is not None:
                 output()
+        if self.write is None:
+            self.reminders.clear()  # the wheel has been told of all of it
         self.last_used = self.engine.monotonic()
 
     def undo_take(self) -> None:
@@ -356,6 +359,7 @@ class Record:
             if isinstance(item, Delivery):
                 if item.fired is None:
                     item.needs_lookup = True
+                    item.is_storing = False
                     kept.append(item)
             elif isinstance(item, ActivityDone):
                 kept.append(item)

@@ -6,7 +6,7 @@ journal entry notes how other turns have changed the state since it last looked 
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -145,6 +145,7 @@ class Resumes(Record):
                         kind=detail.kind,
                         name=detail.name,
                         args=detail.args,
+                        options=detail.options,
                         sender=str(self.id),
                         position=self.clock.next(self.engine.now_us()),
                         reply_to=f"{self.id}#{run.address(operation.number)}",
@@ -196,7 +197,7 @@ class Resumes(Record):
             self.serial += 1
         for reply_to in row.reply_to:
             self._send_reply(write, reply_to, ok=status is RunStatus.COMPLETED, body=outcome)
-        self._output(None, lambda: self.engine.run_ended(self.id, row, lambda d: self._tell_result(d, row)))
+        self._output(None, lambda: self.engine.run_ended(self.id, row, self.tell_result_of(row)))
 
     def _changed(self, by: Run | None = None) -> None:
         """After a turn that may have changed the state: runs whose condition became true go next."""
@@ -230,6 +231,10 @@ class Resumes(Record):
         run = self.runs.get(address.workflow)
         is_waiting = run is not None and run.row.run_id == address.run_id and address.number in run.pending
         return run if is_waiting else None
+
+    def tell_result_of(self, row: RunRow) -> Callable[[Delivery], None]:
+        """How to answer those who wait for this ended run."""
+        return lambda delivery: self._tell_result(delivery, row)
 
     def _tell_result(self, delivery: Delivery, row: RunRow) -> None:
         if not self.engine.has_lease():

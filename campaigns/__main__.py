@@ -1,0 +1,60 @@
+"""python -m campaigns NAME [--rounds N] [--seconds S] [--seed S] [--hosts H] [--json FILE]"""
+
+import argparse
+import asyncio
+import importlib
+import logging
+import random
+import sys
+from pathlib import Path
+
+from .harness import Options
+from .verdict import Verdict
+
+CAMPAIGNS = {
+    "orders": "SIGKILL of hosts, supervisor, gateway and Postgres while food is delivered",
+    "zombie": "a host stopped for longer than its lease, then continued",
+    "counters": "1,000 counters, 200 callers, a host killed every 5 s",
+    "passivation": "10,000 idle entities leave memory and come back",
+    "dedicated": "an entity in a Ray actor of its own, killed",
+    "exactly-once-messages": "numbered messages from entity to entity while hosts are killed",
+}
+LIMIT_S = 1_800.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m campaigns",
+        description=__doc__,
+        epilog="campaigns: " + "; ".join(f"{name}: {words}" for name, words in CAMPAIGNS.items()),
+    )
+    parser.add_argument("name", choices=CAMPAIGNS)
+    parser.add_argument("--rounds", type=int, help="how many faults")
+    parser.add_argument("--seconds", type=float, help="how long the load lasts")
+    parser.add_argument("--seed", type=int, default=None, help="of every choice; printed in any case")
+    parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=LIMIT_S, help="the campaign fails if it takes longer, seconds")
+    parser.add_argument("--json", type=Path, help="write the verdict there too")
+    parser.add_argument("--keep", action="store_true", help="keep the database")
+    chosen = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1_000_000)
+    options = Options(
+        seed=seed, rounds=chosen.rounds, seconds=chosen.seconds, hosts=chosen.hosts, keep=chosen.keep
+    )
+    print(f"campaign {chosen.name}: seed {seed}", flush=True)
+    campaign = importlib.import_module(f".{chosen.name.replace('-', '_')}", __package__)
+    verdict: Verdict = asyncio.run(_within(chosen.limit, campaign.run(options)))
+    print(verdict.render(), flush=True)
+    if chosen.json is not None:
+        chosen.json.write_text(verdict.to_json(), encoding="utf-8")
+    return 0 if verdict.is_ok else 1
+
+
+async def _within(limit_s: float, campaign: object) -> Verdict:
+    async with asyncio.timeout(limit_s):
+        return await campaign  # type: ignore[misc,no-any-return]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

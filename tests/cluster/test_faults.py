@@ -1,0 +1,239 @@
+"""What a cluster does when processes die, freeze, leave and multiply."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from perdure.cluster.actors import ensure_supervisor, host_connector, spawn_host
+from perdure.cluster.addresses import HostAddress, process_of, supervisor_actor
+from perdure.cluster.connect import down
+from perdure.cluster.process import Pulse, pulse
+from perdure.cluster.ray_runtime import Handles, find, kill, submit
+from perdure.cluster.supervisor import Supervisor, SupervisorSpec
+from perdure.cluster.wire import Offer, decode_answer, encode
+from perdure.entities.messages import Envelope, Kind, Status
+from perdure.entities.shard import shard_of
+from perdure.entities.store.rows import HostRow
+
+from .conftest import SHARDS, World
+from .counter import Counter
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+
+class Load:
+    """Callers that never pause; every answer is checked: each must be one more than the one before."""
+
+    def __init__(self, callers: int) -> None:
+        self.calls = 0
+        self.slowest_s = 0.0
+        self._is_over = False
+        self._callers = callers
+
+    async def _call(self, number: int) -> None:
+        counter = Counter.ref(f"load-{number}")
+        expected = 0
+        while not self._is_over:
+            start = time.monotonic()
+            expected += 1
+            assert await counter.add() == expected, f"{counter} was applied twice or not at all"
+            self.slowest_s = max(self.slowest_s, time.monotonic() - start)
+            self.calls += 1
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Load"]:
+        async with asyncio.TaskGroup() as callers:
+            for number in range(self._callers):
+                callers.create_task(self._call(number))
+            yield self
+            self._is_over = True
+
+
+async def until_gone(host: HostRow, timeout_s: float = 10) -> None:
+    async with asyncio.timeout(timeout_s):
+        while pulse(process_of(host)) is not Pulse.GONE:
+            await asyncio.sleep(0.01)
+
+
+async def a_key_of(world: World, host: HostRow) -> str:
+    shards = {row.shard for row in await world.store.owners() if row.owner == host.incarnation}
+    return next(key for key in map(str, range(10_000)) if shard_of("Counter", key, SHARDS) in shards)
+
+
+async def test_no_request_is_lost_or_repeated_when_hosts_are_killed(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    async with Load(20).running() as load:
+        for _ in range(3):
+            await asyncio.sleep(0.5)
+            victim = (await world.hosts())[0]
+            before = load.calls
+            os.kill(victim.pid, signal.SIGKILL)
+            await until_gone(victim)
+            await world.until_owned_by(2)
+            assert load.calls > before
+    assert load.calls > 100
+
+
+async def test_survivors_take_over_within_two_seconds(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    times: list[float] = []
+    for _ in range(5):
+        victim = (await world.hosts())[0]
+        counter = Counter.ref(await a_key_of(world, victim))
+        value = await counter.add()
+        start = time.monotonic()
+        os.kill(victim.pid, signal.SIGKILL)
+        assert await counter.add() == value + 1
+        times.append(time.monotonic() - start)
+        await world.until_owned_by(2)
+    print(f"takeover: {[round(seconds, 3) for seconds in times]}")
+    assert statistics.median(times) < 2
+
+
+async def test_a_frozen_host_is_replaced_and_answers_nothing_when_it_wakes_up(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    victim = (await world.hosts())[0]
+    key = await a_key_of(world, victim)
+    assert await Counter.ref(key).add() == 1
+    # A query that waits in the frozen process when it wakes up
+    send = await host_connector(Handles())(HostAddress.parse(victim.address).actor)
+    os.kill(victim.pid, signal.SIGSTOP)
+    try:
+        late = send(encode(Offer("late", 0, 0, [Envelope("q1", "Counter", key, Kind.QUERY, "get")])))
+        assert await Counter.ref(key).add() == 2
+        await world.until_owned_by(2)
+        assert pulse(process_of(victim)) is Pulse.ALIVE
+    finally:
+        os.kill(victim.pid, signal.SIGCONT)
+    with contextlib.suppress(Exception):
+        answer = decode_answer(await asyncio.wait_for(late, 10))
+        assert [reply.status for reply in answer.replies] in ([], [Status.NOT_OWNER])
+    await until_gone(victim)
+    assert [host.status for host in await world.store.hosts() if host.incarnation == victim.incarnation] == ["fenced"]
+    assert await Counter.ref(key).get() == 2
+
+
+async def test_a_killed_supervisor_comes_back(world: World) -> None:
+    await world.up(1)
+    name = supervisor_actor(world.namespace)
+    handle = await find(name)
+    assert handle is not None
+    pid = await submit(handle, "poke")
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while True:
+            handle = await find(name)
+            with contextlib.suppress(Exception):
+                if handle is not None and await submit(handle, "poke") != pid:
+                    break
+            await asyncio.sleep(0.1)
+
+
+async def test_hosts_start_a_supervisor_where_there_is_none(world: World) -> None:
+    await world.up(1)
+    name = supervisor_actor(world.namespace)
+    handle = await find(name)
+    assert handle is not None
+    kill(handle)
+    async with asyncio.timeout(30):
+        while await find(name) is None:
+            await asyncio.sleep(0.1)
+
+
+async def test_two_supervisors_agree(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    spec = SupervisorSpec(dsn=world.dsn, namespace=world.namespace)
+    second = Supervisor(spec, lambda incarnation, targets: spawn_host(spec, incarnation, targets))
+    second.start()
+    try:
+        async with Load(5).running():
+            for _ in range(2):
+                victim = (await world.hosts())[0]
+                os.kill(victim.pid, signal.SIGKILL)
+                await until_gone(victim)
+                await world.until_owned_by(2)
+            await asyncio.sleep(1.5)
+            await world.until_owned_by(2)
+    finally:
+        await second.stop()
+
+
+async def test_draining_moves_shards_without_a_failed_request(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    async with Load(20).running() as load:
+        await asyncio.sleep(0.5)
+        leaving = (await world.hosts())[0]
+        handle = await find(HostAddress.parse(leaving.address).actor)
+        assert handle is not None
+        await submit(handle, "drain")
+        await until_gone(leaving)
+        await world.until_owned_by(2)
+    print(f"drain: {load.calls} calls, slowest {load.slowest_s:.3f} s")
+    statuses = {host.incarnation: host.status for host in await world.store.hosts()}
+    assert statuses[leaving.incarnation] == "stopped"
+
+
+async def test_hosts_are_added_removed_and_replaced_under_load(world: World) -> None:
+    await world.up(1)
+    await world.connect()
+    async with Load(10).running() as load:
+        await world.up(3)
+        await world.until_owned_by(3)
+        await world.up(2)
+        await world.until_owned_by(2)
+        before = {host.incarnation for host in await world.hosts()}
+        await world.up(2, release="next")
+        after = {host.incarnation for host in await world.hosts()}
+        assert not before & after
+    print(f"replacement: {load.calls} calls, slowest {load.slowest_s:.3f} s")
+
+
+async def test_survivors_need_no_supervisor(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    victim = (await world.hosts())[0]
+    key = await a_key_of(world, victim)
+    supervisor = await find(supervisor_actor(world.namespace))
+    assert supervisor is not None
+    kill(supervisor)
+    os.kill(victim.pid, signal.SIGKILL)
+    start = time.monotonic()
+    assert await Counter.ref(key).add() == 1
+    assert time.monotonic() - start < 5
+
+
+async def test_messages_between_entities_of_different_hosts_arrive_at_once(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    first, second = await world.hosts()
+    here, there = await a_key_of(world, first), await a_key_of(world, second)
+    await Counter.ref(there).get()
+    start = time.monotonic()
+    await Counter.ref(here).tell(there, 5)
+    async with asyncio.timeout(10):
+        while await Counter.ref(there).get() != 5:
+            await asyncio.sleep(0.005)
+    print(f"entity to entity across hosts: {time.monotonic() - start:.3f} s")
+    assert time.monotonic() - start < 1.0
+
+
+async def test_down_ends_everything(world: World) -> None:
+    await world.up(2)
+    hosts = await world.hosts()
+    await down(**world.where)
+    for host in hosts:
+        await until_gone(host)
+    assert {host.status for host in await world.store.hosts()} == {"stopped"}
+    assert await find(supervisor_actor(world.namespace)) is None
+    await ensure_supervisor(SupervisorSpec(dsn=world.dsn, namespace=world.namespace))
