@@ -90,7 +90,11 @@ class EntityRoute(APIRoute):
 
 
 class FallbackRoute(EntityRoute):
-    """Answers only what no other route of the application takes."""
+    """Answers only what no other route of the application takes.
+
+    It stands first, so that a wrong method is answered by it, with all methods that there are, not by the first route
+    that has another one.
+    """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -135,6 +139,8 @@ def entity_router(
     operations = Operations(EntityDefinition(cls))
     limits = settings or Settings()
     router = _router(prefix, [operations.definition.name] if tags is None else tags, dependencies)
+    for path in ("/{key:entity_key}/{member}", "/{key:entity_key}/{member}/{action}"):
+        router.routes.append(_fallback(router, path, _find_in(operations, limits)))
     for operation in operations:
         router.add_api_route(
             "/{key:entity_key}/" + operation.path,
@@ -143,8 +149,6 @@ def entity_router(
             include_in_schema=include_in_schema,
             **documentation(operation),
         )
-    for path in ("/{key:entity_key}/{member}", "/{key:entity_key}/{member}/{action}"):
-        router.routes.append(_fallback(router, path, _find_in(operations, limits)))
     return router
 
 

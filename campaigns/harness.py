@@ -317,7 +317,6 @@ async def open_scene(
     settings: ClusterSettings | None = None,
     engine: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
-    dashboard: bool = False,
 ) -> AsyncGenerator[Scene]:
     """Everything up and whole; everything ended at the end."""
     directory = Path(tempfile.mkdtemp(prefix="perdure-campaign-"))
@@ -331,10 +330,7 @@ async def open_scene(
     try:
         await asyncio.to_thread(postgres.start)
         await asyncio.to_thread(upgrade, scene.dsn, NAMESPACE)
-        if dashboard:
-            start_ray_with_dashboard()
-        else:
-            ray_runtime.start_local()
+        ray_runtime.start_local()
         await up(
             dsn=scene.dsn,
             namespace=NAMESPACE,
@@ -360,23 +356,6 @@ async def open_scene(
             print(f"kept for a look: {directory}; logs of hosts: /tmp/ray/session_latest/logs", flush=True)
         else:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-def start_ray_with_dashboard() -> None:
-    """A local Ray as `start_local` makes it, with the server that `ray list actors` asks."""
-    for name, value in ray_runtime._LOCAL_ENVIRONMENT.items():  # noqa: SLF001 - the same but for the dashboard
-        os.environ.setdefault(name, value)
-    os.environ.pop("RAY_ADDRESS", None)
-    ray.init(
-        address="local",
-        namespace=ray_runtime.RAY_NAMESPACE,
-        include_dashboard=True,
-        dashboard_port=free_port(),
-        log_to_driver=False,
-        configure_logging=False,
-        object_store_memory=ray_runtime.OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",
-    )
 
 
 def _stop_ray() -> None:

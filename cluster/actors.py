@@ -11,18 +11,21 @@ import asyncio
 import os
 import random
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..entities.ids import EntityId
-from ..entities.ids import EntityId
 from .addresses import host_actor, supervisor_actor
 from .follow import follow_supervisor
-from .host import Host, HostSpec, Surroundings
+from .host import EXIT_RETIRED, Host, HostSpec, Surroundings
 from .link import Send
-from .ray_runtime import Handle, Handles, find, node_id, spawn, submit
+from .ray_runtime import Handle, Handles, end_this_actor, find, node_id, spawn, submit, tell, this_actor
 from .supervisor import Supervisor, SupervisorSpec
 from .targets import Targets
+
+EXIT_PATIENCE_S = 3.0
+"""A host that has left and whose process is still there after so long is ended from within."""
 
 _OPTIONS: dict[str, Any] = {
     "lifetime": "detached",
@@ -38,7 +41,8 @@ class HostActor:
 
     async def __init__(self, spec: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
         parsed = HostSpec.model_validate_json(spec)
-        self._host = Host(parsed, _surroundings(parsed))
+        self._over = asyncio.Event()
+        self._host = Host(parsed, _surroundings(parsed, self._over))
         await self._host.start()
 
     async def exchange(self, data: bytes) -> bytes:
@@ -63,8 +67,12 @@ class HostActor:
         return self._host.stats() | {"pid": os.getpid()}
 
     async def watch(self) -> None:
-        """Never returns: that it ends tells that the host has."""
-        await asyncio.Event().wait()
+        """Returns when the host has left, and breaks when it dies."""
+        await self._over.wait()
+
+    async def leave(self) -> None:
+        """End the process. Only the host itself calls this, when it has handed everything over."""
+        end_this_actor()
 
     async def die(self) -> None:
         """End as by a power cut. For tests and demonstrations."""
@@ -85,6 +93,9 @@ class SupervisorActor:
     async def poke(self) -> int:
         self._supervisor.poke()
         return os.getpid()
+
+    async def failures(self) -> tuple[int, str]:
+        return self._supervisor.failures()
 
 
 def spawn_host(spec: SupervisorSpec, incarnation: str, targets: Targets) -> Handle:
@@ -140,7 +151,18 @@ def host_connector(handles: Handles) -> Callable[[str], Awaitable[Send]]:
     return connect_host
 
 
-def _surroundings(spec: HostSpec) -> Surroundings:
+def _exit(code: int, over: asyncio.Event) -> None:
+    """In order, so that Ray does not mourn; but interpreters have been seen to hang on their way out."""
+    if code != EXIT_RETIRED:
+        os._exit(code)
+    over.set()
+    watchdog = threading.Timer(EXIT_PATIENCE_S, os._exit, (code,))
+    watchdog.daemon = True
+    watchdog.start()
+    tell(this_actor(), "leave")
+
+
+def _surroundings(spec: HostSpec, over: asyncio.Event) -> Surroundings:
     supervisor = SupervisorSpec(dsn=spec.dsn, namespace=spec.namespace, is_pooled=spec.is_pooled)
     name = supervisor_actor(spec.namespace)
     supervisors = Handles()
@@ -168,6 +190,7 @@ def _surroundings(spec: HostSpec) -> Surroundings:
         watch_supervisor=lambda routes: follow_supervisor(name, routes),
         supervisor_changed=changed,
         ensure_supervisor=ensure,
+        exit_process=lambda code: _exit(code, over),
     )
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..entities.client import ambient, set_default
-from ..entities.errors import NotConnected, Unavailable
+from ..entities.errors import NotConnected, StartRefused, Unavailable
 from ..entities.store.rows import HostRow
 from .actors import ensure_supervisor, host_connector
 from .addresses import HostAddress, supervisor_actor
+from .allocation import allocate
 from .client import DEFAULT_TIMEOUT_S, Connection
 from .follow import follow_supervisor
 from .postgres.guard import check_server
@@ -28,6 +29,8 @@ from .tasks import end
 
 DEFAULT_NAMESPACE = "perdure"
 WAIT_POLL_S = 0.05
+FAILURES_MAX = 2
+"""So many hosts in a row that do not start are no accident: `up` gives up and says why."""
 UP_TIMEOUT_S = 120.0
 DOWN_TIMEOUT_S = 60.0
 
@@ -113,8 +116,8 @@ async def up(
     """Have so many hosts run these entity classes (`module:Class`); returns when they do and every shard is served.
 
     Hosts that run something else (other classes, settings or `release`) are replaced one by one, without a gap. Raises
-    StartRefused if the database is not in order, Unavailable if the hosts do not come up in time; the targets stay,
-    and the supervisor goes on trying.
+    StartRefused if the database is not in order or hosts cannot start, Unavailable if they do not come up in time; the
+    targets stay, and the supervisor goes on trying.
     """
     targets = Targets(
         hosts=hosts,
@@ -135,6 +138,9 @@ async def up(
         await submit(supervisor, "poke")
         deadline = time.monotonic() + timeout_s
         while not _is_up(*await _look(store), targets):
+            failures, reason = await submit(supervisor, "failures")
+            if failures >= FAILURES_MAX:
+                raise StartRefused(f"hosts of {namespace!r} do not start: {reason}")
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"the {hosts} hosts of {namespace!r} did not come up within {timeout_s:g} s. "
@@ -186,4 +192,6 @@ def _is_up(table: RouteTable, hosts: list[HostRow], targets: Targets) -> bool:
     current = [host for host in live if HostAddress.parse(host.address).revision == targets.revision]
     if targets.hosts == 0:
         return not live
-    return len(current) == len(live) == targets.hosts and table.is_complete
+    if not len(current) == len(live) == targets.hosts or not table.is_complete:
+        return False
+    return allocate(table.owners, {host.incarnation: max(1, host.capacity) for host in live}) == table.owners

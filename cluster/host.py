@@ -16,7 +16,6 @@ NOT_OWNER, and if nobody has fenced the host meanwhile the next renewal makes it
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -25,7 +24,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ..entities.client import set_default
-from ..entities.ids import EntityId
 from ..entities.ids import EntityId
 from ..entities.store.port import HostFenced
 from ..entities.store.rows import HostRow
@@ -42,8 +40,8 @@ from .ray_runtime import Handles
 from .router import Router
 from .routes import Routes
 from .stores import Store, StoreAddress
-from .tasks import Poke, end, repeat
 from .targets import Targets
+from .tasks import Poke, end, repeat
 
 log = logging.getLogger("perdure.host")
 
@@ -82,7 +80,7 @@ class Surroundings:
         watch_supervisor: Callable[[Routes], Coroutine[Any, Any, None]],
         supervisor_changed: Callable[[], None],
         ensure_supervisor: Callable[[], Awaitable[None]],
-        exit_process: Callable[[int], None] = os._exit,
+        exit_process: Callable[[int], None],
     ) -> None:
         self.node = node
         self.handles = handles

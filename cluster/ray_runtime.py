@@ -7,12 +7,15 @@ import asyncio
 import logging
 import os
 import secrets
-from typing import Any, NewType
+from typing import Any, NewType, NoReturn
 
-import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayError
+# Ray prints a paragraph on the driver for every process that ends, expected or not; read when Ray is imported.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
 
-from .addresses import RAY_NAMESPACE
+import ray  # noqa: E402
+from ray.exceptions import ActorDiedError, RayError  # noqa: E402
+
+from .addresses import RAY_NAMESPACE  # noqa: E402
 
 log = logging.getLogger("perdure.ray")
 
@@ -146,14 +149,15 @@ def kill(handle: Handle) -> None:
     ray.kill(actor, no_restart=True)
 
 
+def end_this_actor() -> NoReturn:
+    """To be called in a method of an async actor: its process ends in order, once its other calls have returned."""
+    ray.actor.exit_actor()
+    raise AssertionError("unreachable")
+
+
 def is_actor_dead(error: BaseException) -> bool:
     """Whether Ray says that the actor will never answer again. (Ray may be wrong about its process.)"""
     return isinstance(error, ActorDiedError)
-
-
-def is_actor_failure(error: BaseException) -> bool:
-    """Whether a call failed because of the actor or the way to it, not because of what it did."""
-    return isinstance(error, RayActorError)
 
 
 class Handles:

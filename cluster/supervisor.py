@@ -22,9 +22,9 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
@@ -72,6 +72,7 @@ class _Newborn:
     handle: Handle
 
 
+Work = Callable[[], Awaitable[None]]
 SpawnHost = Callable[[str, Targets], Handle]
 """Start a host process of that incarnation for these targets."""
 
@@ -94,6 +95,7 @@ class Supervisor:
         self._backoff = Backoff(
             initial_s=self._settings.spawn_backoff_initial_s, max_s=self._settings.spawn_backoff_max_s
         )
+        self._last_failure = ""
         self._newborn: dict[str, _Newborn] = {}
         self._born_at: dict[str, float] = {}
         self._errands: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -125,6 +127,10 @@ class Supervisor:
                 pass
         return encode_routes(*self._published)
 
+    def failures(self) -> tuple[int, str]:
+        """How many hosts in a row did not start, and why the last one did not."""
+        return self._backoff.failures, self._last_failure
+
     # --- a round ---
 
     async def _run(self) -> None:
@@ -153,12 +159,12 @@ class Supervisor:
         )
         by_name = {host.incarnation: host for host in live}
         for incarnation, is_dead in todo.fence:
-            await self._guarded("fence", incarnation, self._fence(incarnation, is_dead=is_dead))
+            await self._guarded("fence", incarnation, partial(self._fence, incarnation, is_dead=is_dead))
         for incarnation in todo.watch:
-            self._errand("watch", incarnation, self._watch(by_name[incarnation]))
+            self._errand("watch", incarnation, partial(self._watch, by_name[incarnation]))
         if self._targets is not None:
             for incarnation in todo.drain:
-                self._errand("drain", incarnation, self._drain(by_name[incarnation]))
+                self._errand("drain", incarnation, partial(self._drain, by_name[incarnation]))
             for _ in range(todo.spawn):
                 self._spawn(targets)
 
@@ -224,7 +230,7 @@ class Supervisor:
         self._newborn[incarnation] = _Newborn(revision=targets.revision, since=now, handle=handle)
         self._born_at[incarnation] = now
         log.info("host %s is started", incarnation)
-        self._errand("birth", incarnation, self._attend(incarnation, handle))
+        self._errand("birth", incarnation, partial(self._attend, incarnation, handle))
 
     async def _attend(self, incarnation: str, handle: Handle) -> None:
         """Until the newborn answers; if it never will, the next one waits longer."""
@@ -232,6 +238,7 @@ class Supervisor:
             async with asyncio.timeout(self._settings.spawn_timeout_s):
                 await submit(handle, "stats")
         except Exception as error:
+            self._last_failure = str(error).strip().rpartition("\n")[2] or repr(error)
             log.error("host %s did not start: %s", incarnation, error)  # noqa: TRY400 - the trace is the host's
             kill(handle)
             self._born_at.pop(incarnation, None)
@@ -268,18 +275,17 @@ class Supervisor:
 
     # --- errands ---
 
-    def _errand(self, what: str, incarnation: str, work: Coroutine[Any, Any, None]) -> None:
+    def _errand(self, what: str, incarnation: str, work: Work) -> None:
         """Do it in the background unless it is under way already."""
         key = (what, incarnation)
         if key in self._errands:
-            work.close()
             return
         task = asyncio.create_task(self._guarded(what, incarnation, work), name=f"{what} {incarnation}")
         self._errands[key] = task
         task.add_done_callback(lambda _: self._errands.pop(key, None))
 
-    async def _guarded(self, what: str, incarnation: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, what: str, incarnation: str, work: Work) -> None:
         try:
-            await work
+            await work()
         except Exception:
             log.exception("%s of host %s failed", what, incarnation)

@@ -7,6 +7,7 @@ and leaves open where an error surfaces; here the first error of the transaction
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
@@ -63,6 +64,13 @@ class Session:
             and pgconn.transaction_status == TransactionStatus.IDLE
             and pgconn.pipeline_status == PipelineStatus.OFF
         )
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has arrived since the last transaction: neither an end of the connection nor a message."""
+        poll = select.poll()
+        poll.register(self._connection.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     async def close(self) -> None:
         """End the session; an unfinished transaction is rolled back by the server."""

@@ -93,7 +93,7 @@ class Pool:
             ) from None
         session: Session | None = None
         try:
-            session = self._idle.pop() if self._idle else await self._open()
+            session = await self._idle_one() or await self._open()
             yield session
         finally:
             if session is not None:
@@ -104,6 +104,14 @@ class Pool:
         """Close the idle sessions."""
         while self._idle:
             await self._idle.pop().close()
+
+    async def _idle_one(self) -> Session | None:
+        while self._idle:
+            session = self._idle.pop()
+            if session.is_silent:
+                return session
+            await session.close()  # the server has closed it meanwhile, or wants to tell us why
+        return None
 
     async def _open(self) -> Session:
         settings = self.settings

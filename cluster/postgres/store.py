@@ -26,13 +26,14 @@ from .statements import CLOCK
 COMMIT_SESSIONS = 2
 READ_SESSIONS = 3
 DIRECTORY_SESSIONS = 2
-READ_ATTEMPTS_MAX = 2
-"""A session may have broken while nobody used it; a read is repeated on a fresh one."""
+ATTEMPTS_MAX = 2
+"""What changes nothing when it is done twice is repeated on a fresh session if its own breaks."""
 
 _SHARD_COUNT = "select value from {s}.meta where name = 'shard_count'"
 _TARGETS = "select value from {s}.meta where name = 'targets'"
 _SET_TARGETS = """
-insert into {s}.meta (name, value) values ('targets', $1::text) on conflict (name) do update set value = excluded.value"""
+insert into {s}.meta (name, value) values ('targets', $1::text)
+on conflict (name) do update set value = excluded.value"""
 _PARK = """
 insert into {s}.parked (shard, type, key, reason, parked_at)
 values ($1::int4, $2::text, $3::text, $4::text, clock_timestamp())
@@ -110,8 +111,7 @@ class PostgresStore:
         await self._read(lambda session: session.transact([statement]))  # repeating it changes nothing
 
     async def prune(self, *, older_than_us: int, limit: int) -> int:
-        async with self._reads.session() as session:
-            return await _once(self._janitor.prune(session, older_than_us=older_than_us, limit=limit))
+        return await self._read(lambda session: self._janitor.prune(session, older_than_us=older_than_us, limit=limit))
 
     async def clock_us(self) -> int:
         (((time_us,),),) = await self._read(lambda session: session.transact([(CLOCK, ())]))
@@ -126,7 +126,7 @@ class PostgresStore:
         return self._shard_count
 
     async def register(self, host: HostRow, *, lease_s: float) -> None:
-        await self._direct(lambda session: self._directory.register(session, host, lease_s=lease_s))
+        await self._direct(lambda session: self._directory.register(session, host, lease_s=lease_s), attempts_max=1)
 
     async def renew(self, incarnation: str, *, lease_s: float) -> int:
         return await self._direct(lambda session: self._directory.renew(session, incarnation, lease_s=lease_s))
@@ -138,7 +138,7 @@ class PostgresStore:
         return await self._direct(lambda session: self._directory.fence(session, incarnation, is_dead=is_dead))
 
     async def claim(self, incarnation: str, shards: Collection[int]) -> dict[int, int]:
-        return await self._direct(lambda session: self._directory.claim(session, incarnation, shards))
+        return await self._direct(lambda session: self._directory.claim(session, incarnation, shards), attempts_max=1)
 
     async def release(self, incarnation: str, shards: Collection[int]) -> None:
         await self._direct(lambda session: self._directory.release(session, incarnation, shards))
@@ -165,27 +165,22 @@ class PostgresStore:
         return Reader(schema=self._schema, shard_count=await self.shard_count())
 
     async def _read(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Run something that may be repeated at will."""
-        for attempt in range(1, READ_ATTEMPTS_MAX + 1):
-            async with self._reads.session() as session:
-                try:
-                    return await work(session)
-                except (Refused, psycopg.Error) as error:
-                    failure = unavailable(error)
-                    if attempt == READ_ATTEMPTS_MAX or (session.is_usable and not is_repeatable(error)):
-                        raise failure from None
-        raise AssertionError("unreachable")
+        return await _repeat(self._reads, work)
 
-    async def _direct(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        async with self._directory_sessions.session() as session:
-            return await _once(work(session))
+    async def _direct(self, work: Callable[[Session], Awaitable[T]], *, attempts_max: int = ATTEMPTS_MAX) -> T:
+        return await _repeat(self._directory_sessions, work, attempts_max=attempts_max)
 
     def _of(self, template: str, *parameters: object) -> Statement:
         return template.replace("{s}", self._schema), parameters
 
 
-async def _once(work: Awaitable[T]) -> T:
-    try:
-        return await work
-    except (Refused, psycopg.Error) as error:
-        raise unavailable(error) from None
+async def _repeat(pool: Pool, work: Callable[[Session], Awaitable[T]], *, attempts_max: int = ATTEMPTS_MAX) -> T:
+    """Run something that may be repeated at will (unless `attempts_max` is 1)."""
+    for attempt in range(1, attempts_max + 1):
+        async with pool.session() as session:
+            try:
+                return await work(session)
+            except (Refused, psycopg.Error) as error:
+                if attempt == attempts_max or (session.is_usable and not is_repeatable(error)):
+                    raise unavailable(error) from None
+    raise AssertionError("unreachable")

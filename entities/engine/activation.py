@@ -144,15 +144,17 @@ class Activation(Requests):
             budget -= 1
             try:
                 self._process(item)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered
                 self._engine_failed(item, error)
                 break
         self.last_used = self.engine.monotonic()
         return budget
 
     def _engine_failed(self, item: Item, error: Exception) -> None:
-        """A bug of ours: answer, note the message (a stored one is given up after a few times), begin from the store."""
-        log.exception("%s: the engine failed in a turn; the entity starts again", self.id)
+        """A bug of ours: answer, count (a stored message is given up after a few times), begin again from the store."""
+        log.error("%s: the engine failed in a turn; the entity starts again", self.id, exc_info=error)
+        # Whatever the turn had got to is dropped, so it must not run again: its sender is told that it failed.
+        self.turns = [(other, output) for other, output in self.turns if other is not item]
         if isinstance(item, Delivery):
             self.engine.note_crash(self.id, item.envelope.id)
             body = PerdureError(

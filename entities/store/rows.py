@@ -202,7 +202,7 @@ class EntityWrite:
         clock: int = 0,
         **rows: Any,
     ) -> None:
-        # By hand, because one is made per turn: a generated initialiser with fifteen list factories is four times slower.
+        # By hand: one is made per turn, and a generated initialiser with fifteen list factories is four times slower.
         self.entity = entity
         self.shard = shard
         self.expected_version = expected_version

@@ -18,7 +18,7 @@ from .menu import Product, product_by_id
 Status = Literal["Charging card", "Paid", "Picked up", "Delivered", "Refunding"]
 
 
-class Limits(BaseModel, frozen=True):
+class Limits(BaseModel, frozen=True, extra="forbid"):
     """How long an order waits, in seconds. They are input of the order, so a crash or a new release keeps them."""
 
     pick_up_s: float = 60

@@ -37,7 +37,14 @@ TABLES = """
 """
 
 app = FastAPI(title="The world outside")
-app.state.failure_rate = float(os.environ.get("FOOD_DELIVERY_FAILURE_RATE", "0.25"))
+
+
+class Weather(BaseModel):
+    failure_rate: Annotated[float, Field(ge=0, le=1)]
+    """Share of the requests that fail; 1 is an outage."""
+
+
+weather = Weather(failure_rate=float(os.environ.get("FOOD_DELIVERY_FAILURE_RATE", "0.25")))
 
 
 @contextmanager
@@ -49,8 +56,7 @@ def unreliable() -> Generator[None]:
 
 
 def stumble(when: str) -> None:
-    rate: float = app.state.failure_rate
-    if rate == 1 or random.random() < rate / 2:
+    if weather.failure_rate == 1 or random.random() < weather.failure_rate / 2:
         raise HTTPException(503, f"temporarily unavailable ({when})")
 
 
@@ -129,26 +135,25 @@ def pushes(customer_id: str, after: int = 0) -> list[dict[str, Any]]:
         return [dict(row) for row in rows]
 
 
-class Weather(BaseModel):
-    failure_rate: Annotated[float, Field(ge=0, le=1)]
-    """Share of the requests that fail; 1 is an outage."""
-
-
 @app.get("/weather")
-def weather() -> Weather:
-    return Weather(failure_rate=app.state.failure_rate)
+def get_weather() -> Weather:
+    return weather
 
 
 @app.put("/weather")
-def change_weather(wanted: Weather) -> Weather:
-    app.state.failure_rate = wanted.failure_rate
-    return wanted
+def put_weather(wanted: Weather) -> Weather:
+    weather.failure_rate = wanted.failure_rate
+    return weather
 
 
-def main() -> None:
+def open_books() -> None:
     BOOKS.parent.mkdir(parents=True, exist_ok=True)
     with books() as db:
         db.executescript(TABLES)
+
+
+def main() -> None:
+    open_books()
     address = urlsplit(URL)
     server = uvicorn.Server(
         uvicorn.Config(app, address.hostname or "127.0.0.1", address.port or 80, log_level="warning")

@@ -1,7 +1,9 @@
 """A caller that remembers what it was given and answers what it is told."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
 
 from perdure.entities.errors import PerdureError, error_body
 from perdure.entities.messages import Envelope, Kind, Reply, Status, encode_json
@@ -52,3 +54,31 @@ class FakeCaller:
             raise error
 
         self.answer = answer
+
+
+async def asgi(app: Any, method: str, raw_path: str) -> int:
+    """The status of a request whose path reaches the application exactly so."""
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": unquote(raw_path),
+        "raw_path": raw_path.encode(),
+        "root_path": "",
+        "scheme": "http",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1")],
+        "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 1),
+        "http_version": "1.1",
+    }
+    await app(scope, receive, send)
+    return statuses[0]

@@ -54,18 +54,18 @@ const seen = new Map(); // pid → {pid, shards, status, goneAt}
 function showHosts({ hosts, shards }) {
   const isFirst = seen.size === 0;
   const alive = new Set(hosts.map((host) => host.pid));
-  for (const host of hosts) {
-    const before = seen.get(host.pid);
-    if (!before && !isFirst) tell(`A new host, ${host.pid}, is here.`);
-    if (before && host.shards > before.shards) tell(`Host ${host.pid} took over ${host.shards - before.shards} shards.`);
-    seen.set(host.pid, host);
-  }
   for (const host of seen.values()) {
     if (!alive.has(host.pid) && !host.goneAt) {
       Object.assign(host, { goneAt: Date.now(), status: "gone" });
       tell(`Host ${host.pid} is gone.`);
     }
     if (host.goneAt && Date.now() - host.goneAt > GHOST_MS) seen.delete(host.pid);
+  }
+  for (const host of hosts) {
+    const before = seen.get(host.pid);
+    if (!before && !isFirst) tell(`A new host, ${host.pid}, is here.`);
+    if (before && host.shards > before.shards) tell(`Host ${host.pid} took over ${host.shards - before.shards} shards.`);
+    seen.set(host.pid, host);
   }
   const make = (host) => {
     const element = copyOf("host");

@@ -1,0 +1,101 @@
+"""passivation: ten thousand entities come into memory, idle, leave it, and answer again with their state."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from .audit import audit_chains, audit_leftovers
+from .entities import Note
+from .harness import Options, Scene, open_scene
+from .processes import rss_mb
+from .verdict import Verdict
+
+ENTITIES = 10_000
+WARM_UP = 1_000
+TOLERANCE = 0.20
+IDLE_S = 3.0
+AT_ONCE = 200
+STATE_CHARS = 1_000
+EMPTY_S = 60.0
+
+
+async def run(options: Options, *, entities: int = ENTITIES) -> Verdict:
+    """The campaign."""
+    verdict = Verdict("passivation", options.seed)
+    async with open_scene(options, entities=["campaigns.entities:Note"], engine={"idle_s": IDLE_S}) as scene:
+        pids = [host.pid for host in await scene.hosts()]
+        verdict.figure("MB per host, fresh", _memory(pids))
+        # Code that has never run and caches that have never been filled are no entity's memory.
+        await _all(f"warm-{number}" for number in range(WARM_UP))
+        await _until_empty(scene)
+        base = _memory(pids)
+        verdict.figure(f"MB per host, base (after {WARM_UP} entities came and went)", base)
+
+        await _all(f"note-{number}" for number in range(entities))
+        full = _memory(pids)
+        active = await _activations(scene)
+        verdict.figure(f"MB per host, {active} entities active", full)
+        verdict.holds("all were in memory at once", active >= entities * 0.9, f"{active} of {entities}")
+        began = time.monotonic()
+        await _until_empty(scene)
+        verdict.figure("all had left after, s", round(time.monotonic() - began, 1))
+        after = _memory(pids)
+        verdict.figure("MB per host, all asleep", after)
+        for pid, before, now in zip(pids, base, after, strict=True):
+            change = now / before - 1
+            verdict.holds(
+                f"memory of host {pid} returns to base ± {TOLERANCE:.0%}",
+                abs(change) <= TOLERANCE,
+                f"{before:.0f} → {now:.0f} MB ({change:+.1%})",
+            )
+        verdict.holds("nobody is active", await _activations(scene) == 0, "0 activations")
+
+        wrong: list[str] = []
+
+        async def read(key: str) -> None:
+            if await Note.ref(key).read() != _text(key):
+                wrong.append(key)
+
+        began = time.monotonic()
+        await _limited([read(f"note-{number}") for number in range(entities)])
+        verdict.figure("woken per second", round(entities / (time.monotonic() - began)))
+        verdict.none_of("each answers its next call with its state", wrong, f"{entities} entities")
+        same = [host.pid for host in await scene.hosts()]
+        verdict.holds("the hosts are the same processes", same == pids, same)
+        await audit_chains(verdict, scene)
+        await audit_leftovers(verdict, scene)
+    return verdict
+
+
+def _text(key: str) -> str:
+    return (key + " ") * (STATE_CHARS // (len(key) + 1))
+
+
+async def _all(keys: "Sequence[str] | object") -> None:
+    await _limited([Note.ref(key).write(_text(key)) for key in keys])  # type: ignore[attr-defined]
+
+
+async def _limited(calls: "Sequence[object]") -> None:
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(call: object) -> None:
+        async with slots:
+            await call  # type: ignore[misc]
+
+    await asyncio.gather(*(one(call) for call in calls))
+
+
+def _memory(pids: Sequence[int]) -> list[float]:
+    return [round(rss_mb(pid), 1) for pid in pids]
+
+
+async def _activations(scene: Scene) -> int:
+    return sum([(await scene.stats(host))["activations"] for host in await scene.hosts()])
+
+
+async def _until_empty(scene: Scene) -> None:
+    async def is_empty() -> bool:
+        return await _activations(scene) == 0
+
+    await scene.until("every entity has left memory", is_empty, EMPTY_S)
+    await asyncio.sleep(1)

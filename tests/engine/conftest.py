@@ -1,0 +1,32 @@
+"""The engine on a memory store that can fail."""
+
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+
+from perdure.entities.engine.settings import EngineSettings
+from perdure.entities.testing import LocalCluster
+
+from .faults import FaultyStore
+from .scenes import Account, world
+
+QUICK = EngineSettings(handler_grace_s=0.05, mail_poll_s=0.2)
+
+
+@pytest.fixture(autouse=True)
+def fresh_world() -> Generator[None]:
+    world.reset()
+    yield
+    world.reset()
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    return FaultyStore()
+
+
+@pytest.fixture
+async def cluster(store: FaultyStore) -> AsyncGenerator[LocalCluster]:
+    """One host with accounts."""
+    async with LocalCluster([Account], store=store, settings=QUICK) as cluster:
+        yield cluster
