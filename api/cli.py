@@ -59,6 +59,8 @@ def dev(
     """
 
     def work() -> None:
+        # Ray reads it when it is imported: a paragraph for every host that ends, in order or not
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
         from .dev import Options, run  # noqa: PLC0415 - importing Ray takes a second, and `--help` does without
 
         changes: dict[str, Any] = {"host": host, "port": port}

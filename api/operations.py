@@ -1,7 +1,7 @@
 """What a caller can do to an entity over HTTP: one operation per route, derived from the class.
 
 `pick_up` (handler)   POST /{key}/pick_up
-`state` (query)       GET /{key}/state?…, POST /{key}/state
+`state` (query)       GET /{key}/state?… (if its arguments fit into a query string), POST /{key}/state
 `run` (workflow)      POST /{key}/run/start, GET /{key}/run/result, POST /{key}/run/cancel, POST /{key}/run/terminate
 `decision` (mailbox)  POST /{key}/decision
 """
@@ -16,6 +16,7 @@ from ..entities.descriptors import Mailbox, Method
 from ..entities.errors import UnknownHandler, UnknownType
 from ..entities.messages import Kind
 from .problems import Refused
+from .schemas import query_parameters
 
 
 class Action(StrEnum):
@@ -78,7 +79,8 @@ class Operations:
         for name in definition.handlers:
             self._add(name, Action.CALL, "POST", definition.handlers[name])
         for name in definition.queries:
-            self._add(name, Action.QUERY, "GET", definition.queries[name])
+            if query_parameters(definition.queries[name]) is not None:
+                self._add(name, Action.QUERY, "GET", definition.queries[name])
             self._add(name, Action.QUERY, "POST", definition.queries[name])
         for name in definition.workflows:
             for method, action in WORKFLOW_ACTIONS.values():

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from ..entities.errors import (
     ActivityFailed,
+    ActivityTimeout,
     AlreadyStarted,
     ApplicationError,
     Busy,
@@ -128,6 +129,7 @@ TABLE: dict[type[PerdureError], Row] = {
     HandlerFailed: Row(500, "The handler raised an unexpected error"),
     HandlerTimeout: Row(500, "The handler took too long"),
     ActivityFailed: Row(502, "An activity failed for good"),
+    ActivityTimeout: Row(504, "An activity ran out of time"),
     DurableAwaitInHandler: Row(500, "The handler is written wrongly"),
     NotInWorkflow: Row(500, "The handler is written wrongly"),
     NotDurable: Row(500, "The workflow is written wrongly"),

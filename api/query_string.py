@@ -9,8 +9,7 @@ from ..entities.descriptors import Query
 from ..entities.errors import InvalidArguments
 from ..entities.signature import Signature, validation_problems
 from .operations import Operation
-from .problems import Refused
-from .schemas import from_strings, parameters, query_parameters
+from .schemas import from_strings, parameters
 
 RESERVED = "timeout"
 """Not an argument, unless the query has one of that name itself."""
@@ -23,18 +22,10 @@ def takes_timeout(operation: Operation) -> bool:
 
 
 def arguments_of(operation: Operation, request: Request) -> bytes:
-    """The arguments as a JSON object. Raises InvalidArguments, Refused."""
+    """The arguments as a JSON object. Raises InvalidArguments."""
     query = operation.member
     assert isinstance(query, Query)
     signature: Signature = query.signature
-    found = query_parameters(query)
-    if found is None:
-        raise Refused(
-            405,
-            "method_not_allowed",
-            f"{signature.label} takes arguments that do not fit into a query string; POST them as a JSON object",
-            headers={"Allow": "POST"},
-        )
     given = request.query_params
     if not given:
         return signature.dump_arguments((), {})

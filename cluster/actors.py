@@ -1,8 +1,8 @@
 """The Ray actors: nothing but names, options and hand-over to host.py and supervisor.py.
 
-Hosts: one process per incarnation, never restarted by Ray (a restarted one would be a stranger with a known name), no task
-retries (the router retries, by message id), no task events (one per call would cost more than the call). Both are detached: they
-belong to the namespace, not to whoever started them.
+Hosts: one process per incarnation, never restarted by Ray (a restarted one would be a stranger with a known name), no
+task retries (the router retries, by message id), no task events (one per call would cost more than the call). Both
+are detached: they belong to the namespace, not to whoever started them.
 
 Constructors are coroutines: they run on the actor's event loop, before any other method.
 """
@@ -53,9 +53,6 @@ class HostActor:
 
     async def settle(self) -> None:
         self._host.settle()
-
-    async def serve(self, type_name: str, key: str, operation: str, argument: bytes) -> bytes:
-        return await self._host.serve(EntityId(type_name, key), operation, argument)
 
     async def serve(self, type_name: str, key: str, operation: str, argument: bytes) -> bytes:
         return await self._host.serve(EntityId(type_name, key), operation, argument)

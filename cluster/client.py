@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 from ..entities.ids import new_message_id
 from ..entities.messages import Envelope, Reply
@@ -48,7 +49,7 @@ class Connection(Client):
         await self.routes.close()
         await self._on_close()
 
-    async def __aenter__(self) -> "Connection":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -38,7 +38,8 @@ DOWN_TIMEOUT_S = 60.0
 def join_ray(address: str | None = None) -> bool:
     """Make this process a Ray driver, unless it is one or is a worker. True if it was joined (then leave it again).
 
-    `address`: of an existing cluster, or "auto"; None or "local" starts one on this machine that ends with this process.
+    `address`: of an existing cluster, or "auto"; None or "local" starts one on this machine that ends with this
+    process.
     """
     if is_joined():
         return False

@@ -31,7 +31,7 @@ async def follow_supervisor(actor: str, routes: Routes) -> None:
                     version, table = decode_routes(await submit(handle, "routes", version))
                 routes.offer(table)
                 continue
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, ask again
             log.debug("no routes from the supervisor: %r", error)
         handles.forget(actor)
         version = ""

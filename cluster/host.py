@@ -4,14 +4,14 @@ Life:   start → serving → (draining →) gone
 
 * start: build the engine (imports the application), register with a lease, begin to renew it, settle.
 * serving: calls of links go to the engine. Four loops run, all on this one event loop, which is also the one that
-  runs the entities: renewing the lease, settling ownership, following the routes, looking after the supervisor. A handler
-  that blocks the loop blocks the renewal as well, so a wedged host loses its lease and others take over.
+  runs the entities: renewing the lease, settling ownership, following the routes, looking after the supervisor. A
+  handler that blocks the loop blocks the renewal as well, so a wedged host loses its lease and others take over.
 * draining: `drain()` gives up all shards in bounded parts, commits, retires the incarnation, ends the process.
 * fenced: whoever finds out (a commit, a renewal, a look at the directory) ends the process at once. Nothing is cleaned
   up: what was not committed is nobody's loss, for nobody was told.
 
-Failure of Postgres ends nothing: renewals and looks are repeated for ever; past its trust in the lease the engine answers
-NOT_OWNER, and if nobody has fenced the host meanwhile the next renewal makes it whole.
+Failure of Postgres ends nothing: renewals and looks are repeated for ever; past its trust in the lease the engine
+answers NOT_OWNER, and if nobody has fenced the host meanwhile the next renewal makes it whole.
 """
 
 import asyncio
@@ -175,10 +175,6 @@ class Host:
         self._engine.wake(decode_entities(data))
 
     async def serve(self, entity: EntityId, operation: str, argument: bytes) -> bytes:
-        """A store operation that an entity's dedicated actor asks for."""
-        return await self._engine.serve(entity, operation, argument)
-
-    async def serve(self, entity: EntityId, operation: str, argument: bytes) -> bytes:
         """What a dedicated actor of this host asks."""
         if self._serve is None:
             raise LookupError("the engine of this host has no dedicated actors")
@@ -219,7 +215,7 @@ class Host:
             except HostFenced as error:
                 self._fenced(error.message)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a host that stops renewing is dead
                 log.warning("host %s could not renew its lease: %s", self._incarnation, error)
                 is_failed = True
             else:

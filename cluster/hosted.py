@@ -42,10 +42,6 @@ class HostedEngine(Protocol):
         """How long this host may answer from memory."""
         ...
 
-    async def serve(self, entity: EntityId, operation: str, argument: bytes) -> bytes:
-        """A store operation of a dedicated actor of this host (see dedicated/)."""
-        ...
-
     def stats(self) -> dict[str, int]:
         """Counters and gauges."""
         ...

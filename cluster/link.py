@@ -17,7 +17,8 @@ from .settings import ExchangeSettings
 from .wire import Offer, decode_answer, encode, envelope_size
 
 CALLS_MAX = 32
-"""Calls open at once on one link. A live host returns the oldest of `parked_max`; only one that hangs lets them pile up."""
+"""Calls open at once on one link. A live host returns the oldest of `parked_max`; only one that hangs lets them pile
+up."""
 
 
 class Pending:
@@ -231,7 +232,7 @@ class Link:
         assert self._send is not None
         try:
             call = self._send(encode(offer))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - Ray raises many things; all mean that the call failed
             self._lose(error)
             return
         call.add_done_callback(self._returned)
@@ -246,7 +247,7 @@ class Link:
             return
         try:
             answer = decode_answer(call.result())
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
             self._lose(error)
             return
         if answer.is_broken:

@@ -2,8 +2,8 @@
 
 Protocol
 --------
-* Every `settle_s`, and at every poke, a host reads owners and hosts, computes `allocate()` and acts on its own part only:
-  it claims what it should own and is free, and gives up a bounded part of what it should not own.
+* Every `settle_s`, and at every poke, a host reads owners and hosts, computes `allocate()` and acts on its own part
+  only: it claims what it should own and is free, and gives up a bounded part of what it should not own.
 * Claiming is compare-and-set in the store. Giving up means: the engine accepts nothing more for the shard, commits
   what it has, evicts; then the shard is released; then whoever should own it is poked.
 * A shard is free when nobody owns it or its owner's row is fenced or stopped. Every host fences hosts that are

@@ -79,7 +79,7 @@ class Backoff:
 
     def failed(self, now: float) -> float:
         """Note a failure; returns the pause before the next attempt."""
-        pause_s = min(self.max_s, self.initial_s * 2 ** min(self.failures, 32))
+        pause_s = min(self.max_s, self.initial_s * 2.0 ** min(self.failures, 32))
         self.failures += 1
         self._until = now + pause_s
         return pause_s

@@ -5,9 +5,9 @@ Protocol with hosts: wire.py. Protocol with failure:
 * A request is sent to the owner of its shard as of the newest routes. It is over when a reply came that is not
   NOT_OWNER, when its deadline passes, or when the caller's task is cancelled (then a late reply is dropped).
 * It is sent again, with the same id, after NOT_OWNER and when its link is lost. The engine finds a repeat by its id.
-* Order: requests of one shard leave in the order in which callers made them, also after a detour. While any of them waits
-  for another attempt, all later ones of that shard queue behind it (a *stall*); and a stall ends only when nothing of
-  the shard is unanswered at another host.
+* Order: requests of one shard leave in the order in which callers made them, also after a detour. While any of them
+  waits for another attempt, all later ones of that shard queue behind it (a *stall*); and a stall ends only when
+  nothing of the shard is unanswered at another host.
 * A stall tries again after 25 ms, doubling to 0.5 s, and at once when newer routes name another owner.
 * A host whose actor is dead for Ray gets nothing more until the routes drop it: it may still own its shards
   in the store, and whether it can commit is not for us to say.
@@ -30,7 +30,8 @@ from .settings import ExchangeSettings
 log = logging.getLogger("perdure.router")
 
 STALL_PATIENCE_S = 2.0
-"""How long a stall waits for requests of its shard that another host has not answered, before it goes on without them."""
+"""How long a stall waits for requests of its shard that another host has not answered, before it goes on without
+them."""
 
 
 class _Stall:
@@ -159,7 +160,7 @@ class Router:
         actor = self._routes.table.actors.get(link.incarnation, "")
         try:
             link.connect(await self._connect_host(actor))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a host that is not found is a lost link
             if not link.is_closed:
                 self.lost(link, error)
 

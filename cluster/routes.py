@@ -1,8 +1,8 @@
 """Which host serves which shard, as far as this process knows.
 
-The truth is in the directory. A `RouteTable` is a copy of it; `Routes` keeps the newest copy that this process has seen,
-however it came: read from Postgres after a not-owner answer, or pushed by the supervisor's long poll. A stale table costs a
-detour, never correctness: hosts refuse what they do not own.
+The truth is in the directory. A `RouteTable` is a copy of it; `Routes` keeps the newest copy that this process has
+seen, however it came: read from Postgres after a not-owner answer, or pushed by the supervisor's long poll. A stale
+table costs a detour, never correctness: hosts refuse what they do not own.
 
 Newer means: a higher sum of epochs. Claims raise it; releases and fences do not, so of two tables with equal sums the
 later one seen wins.

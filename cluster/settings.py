@@ -46,7 +46,8 @@ class ClusterSettings(BaseModel):
     lease_renewals: int = Field(default=4, ge=2)
     """Renewals per lease: so many attempts before it runs out."""
     lease_margin_s: float = Field(default=0.2, ge=0)
-    """A host stops trusting its lease so much earlier: clocks of different machines run at slightly different speeds."""
+    """A host stops trusting its lease so much earlier: clocks of different machines run at slightly different
+    speeds."""
     settle_s: float = Field(default=1.0, gt=0)
     """How often a host compares what it owns with what it should own."""
     move_max: int = Field(default=32, ge=1)

@@ -1,21 +1,22 @@
 """The supervisor: sees to it that the wanted hosts run, and spreads what it sees. No Ray in here; actors.py wraps it.
 
-What it is for: replacing hosts, noticing within a moment that one died, telling routers about new routes. What it is not for:
-who owns what. Hosts settle that among themselves from the directory, so no supervisor for a while is safe, and so is any
-number of them.
+What it is for: replacing hosts, noticing within a moment that one died, telling routers about new routes. What it is
+not for: who owns what. Hosts settle that among themselves from the directory, so no supervisor for a while is safe,
+and so is any number of them.
 
 Protocol
 --------
-* Truth: targets, owners and hosts are in the directory. The supervisor keeps nothing that it could not look up again; a new
-  one begins with a look.
+* Truth: targets, owners and hosts are in the directory. The supervisor keeps nothing that it could not look up again;
+  a new one begins with a look.
 * A round (every `reconcile_s`, and at every poke): look, publish the routes if they changed, make a plan
   (reconcile.plan), act on it. Nothing in a round waits for a host. Every act has its own exception wall.
 * Death: one call per host stays open that never returns ("watch"). When Ray ends it, the host is *suspected*: Ray has
-  been wrong about processes. On the same machine the process itself is looked at for a second; once it is gone the host is fenced
-  as dead, and the survivors are poked to take over. On another machine, or if the process hangs, nothing is done until its lease
-  has expired; then it is fenced as expired. (A host on the dead one's machine may see it sooner, see ownership.py.)
-* Two supervisors: both fence (idempotent), both may start a host for one vacancy (the surplus is drained again), both may
-  drain (a host drains once).
+  been wrong about processes. On the same machine the process itself is looked at for a second; once it is gone the
+  host is fenced as dead, and the survivors are poked to take over. On another machine, or if the process hangs,
+  nothing is done until its lease has expired; then it is fenced as expired. (A host on the dead one's machine may see
+  it sooner, see ownership.py.)
+* Two supervisors: both fence (idempotent), both may start a host for one vacancy (the surplus is drained again), both
+  may drain (a host drains once).
 """
 
 import asyncio
@@ -193,12 +194,12 @@ class Supervisor:
         if handle is not None:
             try:
                 await submit(handle, "watch")
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - any end of the call is a reason to look
                 log.info("host %s is lost to Ray: %s", host.incarnation, type(error).__name__)
         self._handles.forget(actor)
         process = process_of(host)
         until = time.monotonic() + DEATH_LOOK_S
-        while (state := pulse(process)) is Pulse.ALIVE and time.monotonic() < until:
+        while (state := pulse(process)) is Pulse.ALIVE and time.monotonic() < until:  # noqa: ASYNC110 - the kernel sends no event
             await asyncio.sleep(DEATH_POLL_S)
         if state is Pulse.GONE:
             await self._fence(host.incarnation, is_dead=True)
@@ -237,7 +238,7 @@ class Supervisor:
         try:
             async with asyncio.timeout(self._settings.spawn_timeout_s):
                 await submit(handle, "stats")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a failed start, whatever the reason
             self._last_failure = str(error).strip().rpartition("\n")[2] or repr(error)
             log.error("host %s did not start: %s", incarnation, error)  # noqa: TRY400 - the trace is the host's
             kill(handle)
@@ -268,7 +269,7 @@ class Supervisor:
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await submit(handle, "drain")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a failed drain, whatever the reason
             log.warning("host %s did not drain: %r; it is ended", host.incarnation, error)
             kill(handle)
         self._poke()

@@ -123,6 +123,8 @@ class Engine:
         self._hints: dict[EntityId, None] = {}
         self._crashes: Counter[tuple[EntityId, str]] = Counter()
         self._parked_until: dict[EntityId, float] = {}
+        self._suspects: set[tuple[EntityId, str]] = set()
+        """Stored messages of lost turns: they may have an outcome."""
         self._hint_queued = False
         self._lease_until = float("inf")
         self._loop: asyncio.AbstractEventLoop
@@ -388,6 +390,9 @@ class Engine:
 
     def _stored(self, envelope: Envelope) -> Delivery:
         delivery = Delivery(envelope, None, is_stored=True)
+        if (envelope.entity, envelope.id) in self._suspects:
+            self._suspects.discard((envelope.entity, envelope.id))
+            delivery.needs_lookup = True
         if self._crashes and self._crashes[envelope.entity, envelope.id] >= CRASHES_MAX:
             delivery.problem = PerdureError(
                 f"{envelope.entity}.{envelope.name}: the engine failed {CRASHES_MAX} times on it"
@@ -504,6 +509,7 @@ class Engine:
         if activation.is_dead:
             return
         items = activation.unfinished()
+        self._suspects.update((activation.id, i.envelope.id) for i in items if isinstance(i, Delivery) and i.is_stored)
         self._remove(activation)
         self.reread_reminders(activation.id)
         if activation.shard not in self.epochs:

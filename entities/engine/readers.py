@@ -206,6 +206,8 @@ class Readers:
             if delivery in activation.mailbox:
                 activation.mailbox.remove(delivery)
             activation.by_id.pop(delivery.envelope.id, None)
+            if delivery.is_stored or delivery.is_storing:
+                activation.discard(delivery)
             if row.fingerprint != delivery.fingerprint:
                 what = f"{activation.id}.{delivery.envelope.name}"
                 error = IdempotencyMismatch(f"{what}: the idempotency key was used before with another payload")

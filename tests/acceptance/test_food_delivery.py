@@ -144,7 +144,7 @@ def test_killing_the_host_while_the_driver_is_on_the_way_changes_nothing(demo: D
     demo.result(order)
     assert demo.state(order)["is_rating_wanted"]
     assert len(demo.charges(order)) == 1
-    until(lambda: demo.account(f"of-{order}")["meals"], lambda meals: meals == 1)
+    assert_one_meal(demo, f"of-{order}")
     assert not psutil.pid_exists(pid)
     until(lambda: demo.ask("GET", "/demo/hosts")["hosts"], lambda hosts: len(hosts) == 2)
 
@@ -185,8 +185,13 @@ def test_orders_go_on_after_everything_was_down(demo: Demo, end: str) -> None:
     assert_refunded(demo, too_late, "not picked up in time")
     for order in (delivered, refunded, waiting, away, too_late, unpaid):
         assert len(demo.charges(order)) == 1
-    for order in (delivered, waiting, away):
-        assert demo.account(f"of-{order}")["meals"] == 1
+    for customer in (f"of-{order}" for order in (delivered, waiting, away)):
+        assert_one_meal(demo, customer)
+
+
+def assert_one_meal(demo: Demo, customer: str) -> None:
+    account = until(lambda: demo.account(customer), lambda account: bool(account["meals"]))
+    assert (account["meals"], len(account["history"])) == (1, 1)
 
 
 def test_the_api_describes_itself(demo: Demo) -> None:

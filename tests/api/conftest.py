@@ -4,7 +4,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from perdure.api import Settings, create_app
+from perdure.api import Settings, create_app, entity_router
 from perdure.entities.client import set_default
 
 from .fake import FakeCaller
@@ -21,14 +21,17 @@ def caller() -> Generator[FakeCaller]:
     set_default(None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> Settings:
     return Settings()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def app(settings: Settings) -> FastAPI:
-    return create_app([Order, Customer], settings=settings)
+    """All classes below /entities, orders also below /orders."""
+    app = create_app([Order, Customer], settings=settings)
+    app.include_router(entity_router(Order), prefix="/orders")
+    return app
 
 
 @pytest.fixture

@@ -60,9 +60,8 @@ KEYS = [
 @pytest.mark.parametrize(("path", "key"), KEYS)
 @pytest.mark.parametrize("prefix", ["/entities/Order", "/orders"])
 async def test_a_key_is_one_percent_encoded_segment(
-    http: httpx.AsyncClient, *, app: FastAPI, caller: FakeCaller, path: str, key: str, prefix: str
+    http: httpx.AsyncClient, *, caller: FakeCaller, path: str, key: str, prefix: str
 ) -> None:
-    app.include_router(entity_router(Order), prefix="/orders")
     reply = await http.post(f"{prefix}/{path}/pick_up")
     assert reply.status_code == 200, reply.text
     assert (caller.envelope.key, caller.envelope.name) == (key, "pick_up")
@@ -104,9 +103,8 @@ async def test_a_slash_that_is_not_encoded_is_no_key(http: httpx.AsyncClient, ca
 )
 @pytest.mark.parametrize("prefix", ["/entities/Order", "/orders"])
 async def test_unusable_keys_are_refused(
-    http: httpx.AsyncClient, *, app: FastAPI, caller: FakeCaller, path: str, code: str, prefix: str
+    http: httpx.AsyncClient, *, caller: FakeCaller, path: str, code: str, prefix: str
 ) -> None:
-    app.include_router(entity_router(Order), prefix="/orders")
     reply = await http.post(f"{prefix}/{path}/pick_up")
     assert (reply.status_code, reply.json()["code"]) == (400, code)
     assert caller.envelopes == []
@@ -135,8 +133,7 @@ async def test_unknown_type_names_close_ones(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/entities/Order", "/orders"])
-async def test_unknown_handler_names_close_ones(http: httpx.AsyncClient, app: FastAPI, prefix: str) -> None:
-    app.include_router(entity_router(Order), prefix="/orders")
+async def test_unknown_handler_names_close_ones(http: httpx.AsyncClient, prefix: str) -> None:
     reply = await http.post(f"{prefix}/o-1/pickup")
     problem = reply.json()
     assert (reply.status_code, problem["code"], problem["suggestions"]) == (404, "unknown_handler", ["pick_up"])
@@ -163,9 +160,8 @@ async def test_what_is_no_handler_cannot_be_reached(http: httpx.AsyncClient, cal
     ],
 )
 async def test_wrong_method_names_the_right_ones(
-    http: httpx.AsyncClient, *, app: FastAPI, prefix: str, method: str, path: str, allow: str
+    http: httpx.AsyncClient, *, prefix: str, method: str, path: str, allow: str
 ) -> None:
-    app.include_router(entity_router(Order), prefix="/orders")
     reply = await http.request(method, f"{prefix}/o-1/{path}")
     assert (reply.status_code, reply.headers["allow"]) == (405, allow)
 

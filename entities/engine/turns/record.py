@@ -227,6 +227,12 @@ class Record:
         self._output(delivery, lambda: delivery.reply(status, body, version))
         return write
 
+    def discard(self, delivery: Delivery) -> None:
+        """An inbox row whose message has an outcome already (another row had the same idempotency key): delete it."""
+        self._enter(None)
+        self._turn().consumed.append((delivery.envelope.position, delivery.envelope.id))
+        self._output(None, None)
+
     def _send_reply(self, write: EntityWrite, reply_to: str, *, ok: bool, body: bytes) -> None:
         target, _, operation = reply_to.rpartition("#")
         outcome = (

@@ -1,0 +1,141 @@
+"""P5: messages from one sender to one entity are applied in the order sent."""
+
+import asyncio
+
+from perdure.entities.testing import LocalCluster
+
+from .conftest import QUICK
+from .faults import Fault, FaultyStore
+from .scenes import Account, world
+from .senders import Sender
+from .waiting import becomes, eventually
+
+A = Account.ref("a")
+NUMBERS = [str(number) for number in range(60)]
+
+
+async def test_calls_and_sends_of_a_client_keep_their_order(cluster: LocalCluster) -> None:
+    sent = [A.note(text) if index % 3 else A.note.send(text) for index, text in enumerate(NUMBERS)]
+    await asyncio.gather(*sent)
+    assert await A.notes() == NUMBERS
+
+
+async def test_messages_of_an_entity_keep_their_order_over_turns(store: FaultyStore) -> None:
+    async with LocalCluster([Account, Sender], store=store, hosts=2, settings=QUICK):
+        for first in range(0, 60, 10):
+            await Sender.ref("s").send_notes("a", first, 10)
+        await becomes(A.notes, NUMBERS)
+
+
+async def test_messages_of_an_entity_keep_their_order_over_crashes(store: FaultyStore) -> None:
+    async with LocalCluster([Account, Sender], store=store, hosts=2, settings=QUICK) as cluster:
+        for first in range(0, 60, 10):
+            await Sender.ref("s").send_notes("a", first, 10)
+            await cluster.crash(first // 10 % 2)
+        await becomes(A.notes, NUMBERS)
+
+
+async def test_awaited_sends_keep_their_order_over_crashes(cluster: LocalCluster, store: FaultyStore) -> None:
+    for index, text in enumerate(NUMBERS[:20]):
+        if index % 5 == 4:
+            store.faults.append(Fault.BEFORE if index % 2 else Fault.AFTER)
+        await A.note.send(text)
+        if index % 7 == 6:
+            await cluster.crash()
+    await becomes(A.notes, NUMBERS[:20])
+
+
+async def test_order_is_kept_while_a_handler_is_busy(cluster: LocalCluster, store: FaultyStore) -> None:
+    waiting = asyncio.create_task(A.wait("first"))
+    await eventually(lambda: world.ran["wait"])
+    await asyncio.gather(*(A.note.send(text) for text in NUMBERS))
+    assert len(store.waiting_messages()) == 60, "acknowledged by their inbox rows"
+    world.gate.set()
+    await waiting
+    await becomes(A.notes, ["first", *NUMBERS])
+    await eventually(lambda: not store.waiting_messages())
+
+
+async def test_what_waits_behind_a_failing_message_of_the_same_sender_keeps_its_order(cluster: LocalCluster) -> None:
+    world.failures = 2
+    await A.flaky.send("1")
+    await A.note.send("2")
+    await A.note.send("3")
+    await becomes(A.notes, ["1", "2", "3"])
+    assert world.ran["flaky 1"] == 3
+
+
+async def test_other_senders_and_calls_do_not_wait_behind_it(store: FaultyStore) -> None:
+    async with LocalCluster([Account, Sender], store=store, settings=QUICK):
+        world.failures = 2
+        await A.flaky.send("1")
+        await Sender.ref("s").send_notes("a", 7, 1)
+        assert await A.note("call") in (1, 2)
+        await becomes(A.notes, ["call", "7", "1"] if (await A.notes())[0] == "call" else ["7", "call", "1"])
+
+
+async def test_a_dead_letter_makes_way_for_what_waited_behind_it(cluster: LocalCluster, store: FaultyStore) -> None:
+    world.failures = 100
+    await A.flaky.send("1")
+    await A.note.send("2")
+    await becomes(A.notes, ["2"])
+    assert world.ran["flaky 1"] == 3
+    letters = store.dead_letters
+    assert [(one.envelope.name, one.attempts) for one in letters] == [("flaky", 3)]
+    assert b"not now" in letters[0].error
+    assert store.waiting_messages() == []
+    await cluster.crash()
+    await A.note("3")
+    assert await A.notes() == ["2", "3"]
+    assert world.ran["flaky 1"] == 3, "a dead letter stays dead"
+
+
+async def test_a_keyed_message_behind_a_failing_one_is_not_forgotten(cluster: LocalCluster, store: FaultyStore) -> None:
+    """It has to be looked up, and waits for its turn meanwhile."""
+    world.failures = 1
+    await A.flaky.send("1")
+    await A.note.options(idempotency_key="k").send("2")
+    await A.note.send("3")
+    await becomes(A.notes, ["1", "2", "3"])
+    assert await A.note("4") == 4
+
+
+async def test_a_failing_message_survives_a_crash_in_its_place(cluster: LocalCluster, store: FaultyStore) -> None:
+    world.failures = 1
+    sending = asyncio.gather(A.flaky.send("1"), A.note.send("2"), A.note.send("3"))
+    await eventually(lambda: world.ran["flaky 1"] == 1 and len(store.waiting_messages()) == 3)
+    await sending
+    await cluster.crash()
+    await becomes(A.notes, ["1", "2", "3"])
+    await eventually(lambda: not store.waiting_messages())
+
+
+async def test_two_senders_do_not_disturb_each_other(store: FaultyStore) -> None:
+    async with LocalCluster([Account, Sender], store=store, hosts=2, settings=QUICK):
+        await asyncio.gather(Sender.ref("s").send_notes("a", 0, 30), Sender.ref("t").send_notes("a", 100, 30))
+        await becomes(lambda: A.deposit(0), 0)
+        await eventually(lambda: not store.waiting_messages())
+        notes = [int(text) for text in await A.notes()]
+        assert [number for number in notes if number < 100] == list(range(30))
+        assert [number for number in notes if number >= 100] == list(range(100, 130))
+
+
+async def test_a_message_stored_while_its_turn_runs_is_gone_afterwards(cluster: LocalCluster, store: FaultyStore) -> None:
+    """It waits for its inbox row behind a slow commit, and is consumed before that row is written."""
+    waiting = asyncio.create_task(A.wait("first"))
+    await eventually(lambda: world.ran["wait"])
+    store.hold_commits()
+    other = asyncio.create_task(Account.ref("b").deposit(1))
+    await store.waiting.wait()
+    sends = [asyncio.create_task(A.note.send(text)) for text in NUMBERS[:5]]
+    await asyncio.sleep(0.02)  # longer than a busy entity waits before it persists what waits
+    world.gate.set()
+    await eventually(lambda: cluster.engines[0].stats()["mailbox"] == 0)
+    store.let_commits_go()
+    await asyncio.gather(waiting, other, *sends)
+    await cluster.drained()
+    assert store.waiting_messages() == []
+    await cluster.crash()
+    assert await A.notes() == ["first", *NUMBERS[:5]]
+    await cluster.drained()
+    assert cluster.engines[0].stats()["commit_failures"] == 0
