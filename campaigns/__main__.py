@@ -5,6 +5,7 @@ import asyncio
 import importlib
 import logging
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="how many faults")
     parser.add_argument("--seconds", type=float, help="how long the load lasts")
     parser.add_argument("--seed", type=int, default=None, help="of every choice; printed in any case")
-    parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--hosts", type=int, help="host processes")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="the campaign fails if it takes longer, seconds")
     parser.add_argument("--json", type=Path, help="write the verdict there too")
     parser.add_argument("--keep", action="store_true", help="keep the database")
@@ -52,6 +53,9 @@ def main() -> int:
 
 
 async def _within(limit_s: float, campaign: object) -> Verdict:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # clean up as after Ctrl-C
     async with asyncio.timeout(limit_s):
         return await campaign  # type: ignore[misc,no-any-return]
 

@@ -60,7 +60,7 @@ class Options:
     seed: int
     rounds: int | None = None
     seconds: float | None = None
-    hosts: int = 2
+    hosts: int | None = None
     keep: bool = False
     """Keep the directory with the database, also after success."""
 
@@ -95,6 +95,7 @@ class Scene:
     """See the module. `open_scene` makes one."""
 
     options: Options
+    host_count: int
     directory: Path
     postgres: EmbeddedPostgres
     settings: ClusterSettings
@@ -137,10 +138,11 @@ class Scene:
         return [host for host in seen if find(host.pid) is not None]
 
     async def is_whole(self) -> bool:
-        """Whether the wanted number of hosts lives and every shard is owned by one of them."""
+        """Whether the wanted number of hosts lives and they own all shards, about evenly."""
         hosts = await self.hosts()
         [row] = await self.sql("select count(*) from shards")
-        return len(hosts) == self.options.hosts and sum(len(host.shards) for host in hosts) == row["count"]
+        owned = [len(host.shards) for host in hosts]
+        return len(hosts) == self.host_count and sum(owned) == row["count"] and 2 * min(owned) >= row["count"] // len(owned)
 
     async def until(self, what: str, condition: Callable[[], Awaitable[Any]], timeout_s: float = HEAL_S) -> Any:
         """Wait for something; returns its first true value. Raises NotHealed."""
@@ -314,6 +316,7 @@ async def open_scene(
     options: Options,
     *,
     entities: Sequence[str],
+    hosts: int = 2,
     settings: ClusterSettings | None = None,
     engine: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
@@ -324,7 +327,7 @@ async def open_scene(
     os.environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT / ".links"), str(ROOT)]), **(environment or {})}
     settings = settings or ClusterSettings()
     postgres = EmbeddedPostgres(directory / "postgres")
-    scene = Scene(options, directory, postgres, settings, random.Random(options.seed))
+    scene = Scene(options, options.hosts or hosts, directory, postgres, settings, random.Random(options.seed))
     below: list[psutil.Process] = []
     is_left_over = True
     try:
@@ -335,7 +338,7 @@ async def open_scene(
             dsn=scene.dsn,
             namespace=NAMESPACE,
             entities=entities,
-            hosts=options.hosts,
+            hosts=scene.host_count,
             engine=engine,
             settings=settings,
         )

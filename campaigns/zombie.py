@@ -127,6 +127,7 @@ class _Round:
     async def _keys_of(self, host: HostSeen) -> list[str]:
         [row] = await self.scene.sql("select count(*) from shards")
         mine = set(host.shards)
+        assert mine, f"{host} owns nothing"
         names = (f"r{self.number}-{number}" for number in itertools.count())
         return list(itertools.islice((n for n in names if shard_of("Witness", n, row["count"]) in mine), KEYS))
 

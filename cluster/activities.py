@@ -25,7 +25,7 @@ def locate(fn: Callable[..., Any]) -> tuple[str, str]:
     """(module, qualified name) under which another process can import a function. Raises ApplicationError."""
     if "<locals>" in fn.__qualname__ or fn.__module__ == "__main__":
         raise ApplicationError(
-            f"activity {fn.__qualname__} wants Ray resources, so it must be importable: move it to module level of a module",
+            f"activity {fn.__qualname__} wants Ray resources, so a worker must be able to import it: move it to module level",
             non_retryable=True,
         )
     return fn.__module__, fn.__qualname__
@@ -58,7 +58,7 @@ def attempt(module: str, qualname: str, info: ActivityInfo, args: bytes) -> tupl
         else:
             value = context.run(functools.partial(activity.fn, **kwargs))
         return True, activity.signature.dump_result(value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - user code; it travels as a value
         return False, encode_json(error_body(error))
 
 
@@ -69,7 +69,7 @@ class RayActivities:
         """The JSON result of one attempt; raises what the activity raised, by name."""
         module, qualname = locate(call.fn)
         wanted = dict(call.options.resources)
-        task = ray.remote(attempt).options(  # type: ignore[attr-defined]
+        task = ray.remote(attempt).options(
             num_cpus=wanted.pop("num_cpus", 0),
             num_gpus=wanted.pop("num_gpus", 0),
             resources=wanted or None,

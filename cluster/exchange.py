@@ -8,13 +8,18 @@ from collections.abc import Callable
 from functools import partial
 
 from ..entities.errors import Busy, error_body
-from ..entities.messages import Envelope, Reply, Status, encode_json
+from ..entities.messages import Envelope, Kind, Reply, Status, encode_json
 from .settings import ExchangeSettings
 from .wire import Answer, Offer, decode_offer, encode, reply_size
 
 log = logging.getLogger("perdure.exchange")
 
 Deliver = Callable[[Envelope, Callable[[Reply], None]], None]
+
+REFUSED_MAX = 20_000
+"""Entities that one link remembers as refused; with more it starts afresh."""
+INLINE_BYTES_MAX = 100 * 1024
+"""Ray keeps larger arguments in its small object store until their call returns: such a call is not parked."""
 
 _EMPTY = encode(Answer([], []))
 _BROKEN = encode(Answer([], [], is_broken=True))
@@ -32,6 +37,7 @@ class _Link:
         "next_call",
         "parked",
         "ready",
+        "refused",
         "unanswered",
     )
 
@@ -41,6 +47,8 @@ class _Link:
         """Calls that overtook an earlier one."""
         self.parked: deque[asyncio.Future[bytes]] = deque()
         self.ready: deque[tuple[int, Reply]] = deque()
+        self.refused: set[tuple[str, str]] = set()
+        """Entities whose messages are refused until the client, having learnt of the first refusal, repeats itself."""
         self.unanswered = 0
         self.is_flushing = False
         self.is_broken = False
@@ -82,6 +90,8 @@ class Exchange:
             _resolve(link.parked.popleft(), _EMPTY)
         if link.ready:
             self._flush(link)
+        if len(data) > INLINE_BYTES_MAX:
+            _resolve(parked, _EMPTY)
         if parked.done():
             return parked.result()
         patience = self._loop.call_later(self._settings.park_s, _resolve, parked, _EMPTY)
@@ -139,7 +149,10 @@ class Exchange:
         for number, envelope in enumerate(offer.envelopes, offer.first):
             link.unanswered += 1
             self.unanswered += 1
-            respond = partial(self._answer, link, number)
+            respond = partial(self._answer, link, number, envelope)
+            if link.refused and self._is_out_of_turn(link, envelope):
+                respond(Reply(envelope.id, Status.NOT_OWNER))
+                continue
             if self.unanswered > self._unanswered_max:
                 body = Busy(f"{envelope.entity}: its host has {self._unanswered_max} messages under way").body()
                 respond(Reply(envelope.id, Status.BUSY, encode_json(body)))
@@ -150,9 +163,23 @@ class Exchange:
                 log.exception("%s %s could not be delivered", envelope.kind, envelope.entity)
                 respond(Reply(envelope.id, Status.ERROR, encode_json(error_body(error))))
 
-    def _answer(self, link: _Link, number: int, reply: Reply) -> None:
+    def _is_out_of_turn(self, link: _Link, envelope: Envelope) -> bool:
+        """Whether a message to the same entity was refused before this one, which was sent without knowing that."""
+        entity = (envelope.type, envelope.key)
+        if entity not in link.refused or envelope.kind is Kind.RESULT:
+            return False
+        if envelope.is_retry:
+            link.refused.discard(entity)
+        return not envelope.is_retry
+
+    def _answer(self, link: _Link, number: int, envelope: Envelope, reply: Reply) -> None:
         if link.is_broken:
             return
+        if reply.status is Status.NOT_OWNER and envelope.kind is not Kind.RESULT:
+            link.refused.add((envelope.type, envelope.key))
+            if len(link.refused) > REFUSED_MAX:
+                self._break(link)
+                return
         link.unanswered -= 1
         self.unanswered -= 1
         link.ready.append((number, reply))

@@ -26,6 +26,7 @@ class Pending:
 
     __slots__ = (
         "attempts",
+        "carrier",
         "envelope",
         "future",
         "has_left",
@@ -55,6 +56,8 @@ class Pending:
         """A send of it is unanswered: it may have been applied."""
         self.is_lost = False
         """An earlier send was never answered and never will be."""
+        self.carrier: Link | None = None
+        """Link that it was given to, until its reply or the link's end; the router's note."""
         self.where: tuple[Link, int] | None = None
         """Link and number, while it is unanswered there."""
 
@@ -142,10 +145,6 @@ class Link:
         if taken:
             self._queue = deque(pending for pending in self._queue if pending.shard != shard)
         return taken
-
-    def unanswered_shards(self) -> set[int]:
-        """Shards of the messages that were sent and not answered."""
-        return {pending.shard for pending in self._unanswered.values()}
 
     def close(self) -> list[Pending]:
         """Stop; returns everything that was not answered, in order. What had been sent is marked as lost."""

@@ -105,7 +105,7 @@ async def find(name: str) -> Handle | None:
         return None
 
 
-def submit(handle: Handle, method: str, *args: Any) -> "asyncio.Future[Any]":
+def submit(handle: Handle, method: str, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
     """Call an actor's method. The call is under way when this returns; the future lives on the running loop.
 
     A callback per call is cheaper than awaiting the reference, which makes two futures and a task.
@@ -130,7 +130,7 @@ def submit(handle: Handle, method: str, *args: Any) -> "asyncio.Future[Any]":
         except RuntimeError:
             log.debug("%s returned after its event loop was closed", method)
 
-    getattr(handle, method).remote(*args).future().add_done_callback(completed)
+    getattr(handle, method).remote(*args, **kwargs).future().add_done_callback(completed)
     return result
 
 

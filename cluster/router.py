@@ -48,6 +48,16 @@ class _Stall:
         self.timer: asyncio.TimerHandle | None = None
 
 
+class _Carried:
+    """Requests of one shard that one link has."""
+
+    __slots__ = ("count", "link")
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.count = 0
+
+
 class Router:
     """See the module. Everything on one event loop; `connect_host` finds a host's actor and returns how to call it."""
 
@@ -67,6 +77,7 @@ class Router:
         self._order = itertools.count()
         self._links: dict[str, Link] = {}
         self._stalls: dict[int, _Stall] = {}
+        self._carried: dict[int, _Carried] = {}
         self._dead: set[str] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._pending_count = 0
@@ -101,6 +112,7 @@ class Router:
             timer.cancel()
             if pending.where is not None:
                 pending.where[0].forget(pending)
+            self._uncarry(pending)
 
     async def close(self) -> None:
         """End: whoever still waits gets Unavailable or CallTimeout."""
@@ -136,13 +148,41 @@ class Router:
             stall.waiting.append(pending)
             return
         owner = self._routes.owner(pending.shard)
-        if not owner or owner in self._dead:
+        if not owner or owner in self._dead or self._is_carried_elsewhere(pending.shard, owner):
             self._stall(pending)
             return
         link = self._link(owner)
         if link.queued >= self._settings.queued_max:
             raise Busy(f"{pending.envelope.entity}: {link.queued} messages wait for its host already; try again later")
+        self._carry(link, pending)
+
+    def _carry(self, link: Link, pending: Pending) -> None:
         link.push(pending)
+        if pending.is_wait:
+            return  # it changes nothing, so its place in the order is nobody's concern
+        carried = self._carried.get(pending.shard)
+        if carried is None or carried.link is not link:
+            carried = self._carried[pending.shard] = _Carried(link)
+        carried.count += 1
+        pending.carrier = link
+
+    def _uncarry(self, pending: Pending) -> None:
+        link, pending.carrier = pending.carrier, None
+        if link is None:
+            return
+        carried = self._carried.get(pending.shard)
+        if carried is None or carried.link is not link:
+            return
+        carried.count -= 1
+        if not carried.count:
+            del self._carried[pending.shard]
+            if pending.shard in self._stalls and self._routes.owner(pending.shard) != link.incarnation:
+                self._resume(pending.shard)
+
+    def _is_carried_elsewhere(self, shard: int, owner: str) -> bool:
+        """Whether another host still owes answers for this shard; they are coming, or its link will be lost."""
+        carried = self._carried.get(shard)
+        return carried is not None and carried.link.incarnation != owner
 
     def _link(self, incarnation: str) -> Link:
         link = self._links.get(incarnation)
@@ -168,6 +208,7 @@ class Router:
 
     def replied(self, link: Link, pending: Pending, reply: Reply) -> None:
         """A reply: to its caller, or another attempt."""
+        self._uncarry(pending)
         if reply.status is Status.NOT_OWNER:
             pending.attempts += 1
             self._stall(pending, link)
@@ -191,6 +232,7 @@ class Router:
 
     def _resend(self, link: Link) -> None:
         for pending in link.close():
+            self._uncarry(pending)
             if not pending.future.done():
                 pending.attempts += 1
                 self._stall(pending)
@@ -203,7 +245,10 @@ class Router:
             owner = link.incarnation if link is not None else self._routes.owner(pending.shard)
             stall = self._stalls[pending.shard] = _Stall(owner, self._loop.time())
             if link is not None:
-                stall.waiting += link.take_queued(pending.shard)
+                unsent = link.take_queued(pending.shard)
+                stall.waiting += unsent
+                for follower in unsent:
+                    self._uncarry(follower)
             doublings = min(max(0, pending.attempts - 1), 16)
             self._rearm(pending.shard, stall, self._settings.retry_initial_s * 2**doublings)
             self._routes.refresh()
@@ -224,25 +269,20 @@ class Router:
             self._end_stall(shard, stall)
             return
         owner = self._routes.owner(shard)
-        if not owner or owner in self._dead or self._has_unanswered_elsewhere(shard, owner, stall):
+        is_early = self._is_carried_elsewhere(shard, owner) and self._loop.time() - stall.since < STALL_PATIENCE_S
+        if not owner or owner in self._dead or is_early:
             self._routes.refresh()
             self._rearm(shard, stall, stall.delay_s * 2)
             return
         self._end_stall(shard, stall)
         link = self._link(owner)
         for pending in sorted(stall.waiting, key=lambda pending: pending.order):
-            link.push(pending)
+            self._carry(link, pending)
 
     def _end_stall(self, shard: int, stall: _Stall) -> None:
         if stall.timer is not None:
             stall.timer.cancel()
         del self._stalls[shard]
-
-    def _has_unanswered_elsewhere(self, shard: int, owner: str, stall: _Stall) -> bool:
-        """Whether another host still owes answers for this shard; they are coming, or its link will be lost."""
-        if self._loop.time() - stall.since > STALL_PATIENCE_S:
-            return False
-        return any(link.incarnation != owner and shard in link.unanswered_shards() for link in self._links.values())
 
     def _routes_changed(self) -> None:
         alive = self._routes.table.actors

@@ -21,7 +21,7 @@ from .addresses import HostAddress
 
 log = logging.getLogger("perdure.routes")
 
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 """Between two reads of the directory, however many ask."""
 
 

@@ -67,6 +67,4 @@ class ClusterSettings(BaseModel):
     """How long the supervisor keeps a question for newer routes open."""
     drain_s: float = Field(default=25.0, gt=0)
     """A host that has not drained by then is left to its fate: its shards are taken over as if it had died."""
-    hosts_per_node: int = Field(default=0, ge=0)
-    """0: as Ray places them."""
     exchange: ExchangeSettings = ExchangeSettings()

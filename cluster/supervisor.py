@@ -139,7 +139,7 @@ class Supervisor:
 
     async def reconcile(self) -> None:
         """Look, publish, act."""
-        self._take_targets(Targets.from_json(await self._store.targets()))
+        await self._guarded("reading the targets", self._take_targets)
         owners = await self._store.owners()
         hosts = await self._store.hosts()
         self._publish(RouteTable.of(owners, hosts))
@@ -160,7 +160,7 @@ class Supervisor:
         )
         by_name = {host.incarnation: host for host in live}
         for incarnation, is_dead in todo.fence:
-            await self._guarded("fence", incarnation, partial(self._fence, incarnation, is_dead=is_dead))
+            self._errand("fence", incarnation, partial(self._fence, incarnation, is_dead=is_dead))
         for incarnation in todo.watch:
             self._errand("watch", incarnation, partial(self._watch, by_name[incarnation]))
         if self._targets is not None:
@@ -169,7 +169,8 @@ class Supervisor:
             for _ in range(todo.spawn):
                 self._spawn(targets)
 
-    def _take_targets(self, targets: Targets | None) -> None:
+    async def _take_targets(self) -> None:
+        targets = Targets.from_json(await self._store.targets())
         if targets is None or targets == self._targets:
             return
         self._targets = targets
@@ -281,12 +282,13 @@ class Supervisor:
         key = (what, incarnation)
         if key in self._errands:
             return
-        task = asyncio.create_task(self._guarded(what, incarnation, work), name=f"{what} {incarnation}")
+        name = f"{what} of host {incarnation}"
+        task = asyncio.create_task(self._guarded(name, work), name=name)
         self._errands[key] = task
         task.add_done_callback(lambda _: self._errands.pop(key, None))
 
-    async def _guarded(self, what: str, incarnation: str, work: Work) -> None:
+    async def _guarded(self, what: str, work: Work) -> None:
         try:
             await work()
         except Exception:
-            log.exception("%s of host %s failed", what, incarnation)
+            log.exception("%s failed", what)

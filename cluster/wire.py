@@ -15,6 +15,9 @@ Protocol
   answered by one group commit comes back together, and what its callers send next leaves together.
 * The client keeps at least one call open while messages are unanswered. With `parked_max` calls open it holds
   new messages back until one returns, for `nagle_s` at most.
+* A refusal (NOT_OWNER) refuses everything to that entity that is on its way already: the host goes on refusing until
+  the first message that is marked as a retry. Else a shard that comes back to a host in between would let later
+  messages overtake the refused one.
 * Every failure of a call, and an answer "broken", ends the link as a whole: the client makes a new one and sends
   everything unanswered again, same ids, marked as retry. Replies that still arrive on the old one are ignored. The
   engine tells repeats by their id; the link need not.

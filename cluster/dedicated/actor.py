@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-
 from ...entities.definition import EntityDefinition, Registry
 from ...entities.engine.deliveries import Fire
 from ...entities.engine.engine import Engine, Outlets
@@ -26,6 +25,10 @@ log = logging.getLogger("perdure.dedicated")
 ASK_TIMEOUT_S = 30.0
 
 
+def _no_hint(entities: list[EntityId]) -> None:
+    """The host hints: it sees what was committed."""
+
+
 class DedicatedActor:
     """One entity. Made, fed and ended by the host that owns its shard; dies with it."""
 
@@ -35,7 +38,7 @@ class DedicatedActor:
         self._entity: EntityId
         self._idle: asyncio.Task[None]
 
-    async def open(self, host: Any, spec: str, key: str, shard: int, epoch: int, shard_count: int) -> int:
+    async def open(self, host: Any, spec: str, key: str, *, shard: int, epoch: int, shard_count: int) -> int:
         """Begin; returns the process id. Raises what the user's module raises on import."""
         registry = Registry.load([spec])
         [definition] = registry
@@ -56,7 +59,7 @@ class DedicatedActor:
             incarnation=f"dedicated:{entity}",
             shard_count=shard_count,
             settings=EngineSettings(),
-            outlets=Outlets(hint=lambda entities: None, fenced=self._fenced, activity_pool=RayActivities()),
+            outlets=Outlets(hint=_no_hint, fenced=self._fenced, activity_pool=RayActivities()),
             only=entity,
         )
         await self._engine.start()
@@ -132,7 +135,9 @@ async def start_actor(
         enable_task_events=False,
     )
     try:
-        await submit(handle, "open", host, definition.spec, entity.key, shard, epoch, shard_count)
+        await submit(
+            handle, "open", host, definition.spec, entity.key, shard=shard, epoch=epoch, shard_count=shard_count
+        )
     except BaseException as error:
         log.info("%s: its actor did not start: %s", entity, error_body(error).message)
         kill(handle)

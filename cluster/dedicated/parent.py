@@ -131,7 +131,7 @@ class DedicatedActors:
             return
         try:
             actor = await self._spawn(child.definition, child.entity, child.shard, epoch)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from starting: tried again
             log.warning("%s: its actor could not be started: %r", child.entity, error)
             child.failures += 1
             if self._children.get(child.entity) is child and not self.is_closed:

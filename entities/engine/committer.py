@@ -5,6 +5,7 @@ What can happen to a commit:
 
 * it succeeds: every activation in it lets its outputs go;
 * `WriteConflict`: nothing was written. The entities named are dropped and reloaded; the others are dirty again;
+* `NotStorable`: the same, and the messages whose turns made such values are answered with that error, for good;
 * `StoreUnavailable`: it may or may not have been written. All activations in it are dropped; their messages run again
   on what the store then holds, after looking up which have an outcome. Commits are tried again with back-off;
 * `HostFenced`: this host may never commit again. The engine stops.
@@ -13,10 +14,11 @@ What can happen to a commit:
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..ids import EntityId
-from ..store.port import HostFenced, StoreUnavailable, WriteConflict
+from ..store.port import HostFenced, NotStorable, StoreUnavailable, WriteConflict
 from ..store.rows import AttemptRow, Batch
 from .deliveries import Delivery
 
@@ -105,7 +107,16 @@ class Committer:
             database_us = await engine.store.commit(batch)
         except WriteConflict as conflict:
             log.warning("group commit conflicts: %s", conflict)
-            self._conflicted(conflict, activations, arrivals)
+            self._attempts.extend(batch.attempts)
+            self._conflicted(conflict.entities, activations, arrivals)
+            return True
+        except NotStorable as problem:
+            log.warning("group commit refused for good: %s", problem)
+            for activation in activations:
+                if activation.id in problem.entities:
+                    activation.condemn(problem)
+            self._attempts.extend(batch.attempts)
+            self._conflicted(problem.entities, activations, arrivals)
             return True
         except HostFenced as fenced:
             engine.fenced(str(fenced))
@@ -121,6 +132,17 @@ class Committer:
             self.failures += 1
             self._lost(activations, arrivals)
             return False
+        self._succeeded(batch, database_us, activations, arrivals)
+        return True
+
+    def _succeeded(
+        self,
+        batch: Batch,
+        database_us: int,
+        activations: "list[Record]",
+        arrivals: "list[tuple[Record, Delivery]]",
+    ) -> None:
+        engine = self._engine
         self.commits += 1
         self.written += len(batch.writes)
         engine.clock.observe(database_us, engine.monotonic())
@@ -133,7 +155,6 @@ class Committer:
         for activation, delivery in arrivals:
             delivery.is_stored, delivery.is_storing = True, False
             delivery.acknowledge(activation.durable)
-        return True
 
     def _collect(self) -> tuple[Batch, "list[Record]", "list[tuple[Record, Delivery]]"]:
         engine = self._engine
@@ -142,7 +163,7 @@ class Committer:
         arrivals: list[tuple[Record, Delivery]] = []
         limit = engine.settings.commit_entities_max
         while self._dirty and len(activations) < limit:
-            _, activation = self._dirty.popitem()
+            activation = self._dirty.pop(next(iter(self._dirty)))
             if activation.is_dead or activation.write is None:
                 continue
             activations.append(activation)
@@ -163,9 +184,9 @@ class Committer:
         return batch, activations, arrivals
 
     def _conflicted(
-        self, conflict: WriteConflict, activations: "list[Record]", arrivals: "list[tuple[Record, Delivery]]"
+        self, entities: Sequence[EntityId], activations: "list[Record]", arrivals: "list[tuple[Record, Delivery]]"
     ) -> None:
-        named = set(conflict.entities)
+        named = set(entities)
         guilty = [a for a in activations if a.id in named] or activations
         for activation in guilty:
             self._engine.drop(activation)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import httpx
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from perdure.api import Settings
 from perdure.cluster.addresses import process_of
@@ -48,8 +48,8 @@ async def stage(_: FastAPI) -> AsyncGenerator[dict[str, Any]]:
 async def keep_running(outside: httpx.AsyncClient) -> None:
     """Have the outside services in a process of their own, unless somebody runs them already."""
     while True:
-        with contextlib.suppress(httpx.HTTPError):
-            await outside.get("/weather")
+        with contextlib.suppress(httpx.HTTPError, ValidationError):
+            Weather.model_validate_json((await outside.get("/weather")).content)
             await asyncio.sleep(1)
             continue
         module = f"{__package__}.outside"

@@ -11,11 +11,17 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from tests.acceptance.demo import Demo
 
 CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-SHOTS = Path(__file__).resolve().parents[2] / "test-results"
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SHOTS = Path(__file__).resolve().parents[2] / "test-results" / "browser"
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +71,9 @@ def driver(context: BrowserContext) -> Page:
     return page
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def shots() -> Path:
     """Where pictures go, for people to look at."""
     shutil.rmtree(SHOTS, ignore_errors=True)
-    SHOTS.mkdir()
+    SHOTS.mkdir(parents=True)
     return SHOTS

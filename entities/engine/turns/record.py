@@ -16,9 +16,12 @@ import msgspec
 from ...errors import (
     ErrorBody,
     PerdureError,
+    ResultNotSerialisable,
+    StateNotSerialisable,
 )
 from ...ids import EntityId, SendClock, new_message_id
 from ...messages import Envelope, Kind, Outcome, Status, encode_json
+from ...store.port import NotStorable
 from ...store.rows import (
     EntityWrite,
     HistoryRow,
@@ -27,6 +30,7 @@ from ...store.rows import (
     ReminderKind,
     ReminderRow,
 )
+from ..activities import failure
 from ..deliveries import (
     ActivityDone,
     Delivery,
@@ -351,6 +355,16 @@ class Record:
             earlier.merge(self.write)
         self.write = earlier
         self.turns = turns + self.turns
+
+    def condemn(self, problem: NotStorable) -> None:
+        """The database refuses what these turns wrote, for ever: their messages must not run again."""
+        assert self.inflight is not None
+        _, turns = self.inflight
+        for item, _ in turns:
+            if isinstance(item, Delivery):
+                item.problem = StateNotSerialisable(f"{self.id}: {problem.message}")
+            elif isinstance(item, ActivityDone):
+                item.event = failure(item.call, ResultNotSerialisable(f"{self.id}: {problem.message}"))
 
     def unfinished(self) -> list[Item]:
         """Everything that has no durable outcome, in the order in which it came. Fires are found again in the store."""

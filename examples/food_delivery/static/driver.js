@@ -22,7 +22,7 @@ function showOrders(orders) {
 
 function makeJob(order, { label, handler }) {
   const element = copyOf("job", order.product.picture);
-  fill(element, { name: order.product.name, order: `for ${order.customer_id} · no. ${order.key.slice(0, 6)}` });
+  fill(element, { name: order.product.name, customer: `for ${order.customer_id}`, number: `no. ${order.key.slice(0, 6)}` });
   element.dataset.limit = Math.max(1, secondsUntil(order.due_at));
   const button = element.querySelector("button");
   button.textContent = label;
@@ -83,7 +83,7 @@ function showHosts({ hosts, shards }) {
 /** Preferably the host of a meal that is on its way: nowhere does it hurt more. */
 $("kill").onclick = async () => {
   $("kill").disabled = true;
-  const job = document.querySelector("#away > li, #ready > li");
+  const job = document.querySelector("#away > li") ?? document.querySelector("#ready > li");
   try {
     const { pid } = await ask("POST", job ? `/demo/kill-host?order_id=${job.dataset.key}` : "/demo/kill-host");
     tell(`Killed host ${pid} (SIGKILL)${job ? `, which held no. ${job.dataset.key.slice(0, 6)}` : ""}.`);
@@ -104,7 +104,7 @@ function showWeather({ failure_rate }) {
   const radios = [...document.querySelectorAll("[name=weather]")];
   if (radios.includes(document.activeElement)) return;
   const distance = (radio) => Math.abs(Number(radio.value) - failure_rate);
-  radios.toSorted((a, b) => distance(a) - distance(b))[0].checked = true;
+  radios.sort((a, b) => distance(a) - distance(b))[0].checked = true;
 }
 
 function tell(text) {
