@@ -25,7 +25,7 @@ def locate(fn: Callable[..., Any]) -> tuple[str, str]:
     """(module, qualified name) under which another process can import a function. Raises ApplicationError."""
     if "<locals>" in fn.__qualname__ or fn.__module__ == "__main__":
         raise ApplicationError(
-            f"activity {fn.__qualname__} wants Ray resources, so a worker must be able to import it: move it to module level",
+            f"activity {fn.__qualname__} wants Ray resources, so workers import it: move it to module level",
             non_retryable=True,
         )
     return fn.__module__, fn.__qualname__

@@ -208,12 +208,12 @@ class Router:
 
     def replied(self, link: Link, pending: Pending, reply: Reply) -> None:
         """A reply: to its caller, or another attempt."""
-        self._uncarry(pending)
         if reply.status is Status.NOT_OWNER:
             pending.attempts += 1
             self._stall(pending, link)
         elif not pending.future.done():
             pending.future.set_result(reply)
+        self._uncarry(pending)  # last: it may let those go that wait behind this one
 
     def lost(self, link: Link, error: BaseException | None) -> None:
         """Everything on that link is sent again."""
@@ -231,11 +231,13 @@ class Router:
     # --- trying again ---
 
     def _resend(self, link: Link) -> None:
-        for pending in link.close():
-            self._uncarry(pending)
+        left = link.close()
+        for pending in left:
             if not pending.future.done():
                 pending.attempts += 1
                 self._stall(pending)
+        for pending in left:
+            self._uncarry(pending)
 
     def _stall(self, pending: Pending, link: Link | None = None) -> None:
         if pending.future.done() or self._is_closed:
@@ -247,7 +249,7 @@ class Router:
             if link is not None:
                 unsent = link.take_queued(pending.shard)
                 stall.waiting += unsent
-                for follower in unsent:
+                for follower in unsent:  # never the last of the shard: `pending` is still counted
                     self._uncarry(follower)
             doublings = min(max(0, pending.attempts - 1), 16)
             self._rearm(pending.shard, stall, self._settings.retry_initial_s * 2**doublings)

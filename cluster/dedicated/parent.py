@@ -234,7 +234,8 @@ class DedicatedActors:
             case "clock":
                 return wire.encode(await store.clock_us())
             case "idle":
-                if not child.link.queued and not child.link.unanswered_shards() and not child.fires:
+                is_asked = any(pending.envelope.entity == entity for pending in self._responds)
+                if not is_asked and not child.fires:
                     asyncio.get_running_loop().call_soon(self._end, child, Status.NOT_OWNER)
                 return b""
             case _:
