@@ -50,7 +50,7 @@ def main() -> None:
 
 def _data_root() -> str:
     """A real disk: /tmp may be memory, and then a commit costs nothing."""
-    return "/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir()
+    return "/var/tmp" if Path("/var/tmp").is_dir() else tempfile.gettempdir()
 
 
 async def _measure(dsn: str, arguments: argparse.Namespace) -> None:
@@ -102,7 +102,7 @@ def _table(report: dict[str, Any]) -> str:
     for row in report["workloads"]:
         low, high = min(row["per_second_runs"]), max(row["per_second_runs"])
         lines.append(
-            f"| {row['name']} | {row['callers']} | **{row['per_second']:,.0f}** ({low:,.0f}–{high:,.0f}) "
+            f"| {row['name']} | {row['callers']} | **{row['per_second']:,.0f}** ({low:,.0f} to {high:,.0f}) "
             f"| {row['p50_ms']:.1f} ms | {row['p99_ms']:.1f} ms |"
         )
     return "\n".join(lines)

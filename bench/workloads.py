@@ -1,4 +1,4 @@
-"""The workloads, each a closed loop of callers for a fixed time, after a warm-up. Everything is acknowledged durable."""
+"""The workloads, each a closed loop of callers for a fixed time, after a warm-up. Acknowledged means durable."""
 
 import asyncio
 import time
@@ -44,12 +44,12 @@ async def entity_call(caller: int, n: int) -> None:
     await Counter.ref(f"counter-{(caller * 7919 + n * 104_729) % KEYS}").add(1)
 
 
-async def hot_key(caller: int, n: int) -> None:
+async def hot_key(_caller: int, _n: int) -> None:
     """A call to the one entity that everybody calls."""
     await Counter.ref("hot").add(1)
 
 
-async def five_steps(caller: int, n: int) -> None:
+async def five_steps(_caller: int, _n: int) -> None:
     """Start a workflow of five steps and wait for its result."""
     steps = Steps.ref(f"steps-{next(_fresh)}")
     await steps.run.start()

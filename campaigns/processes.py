@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import time
@@ -11,6 +12,8 @@ from collections.abc import Collection, Iterable
 import psutil
 
 GONE_S = 20.0
+_SOCKET = re.compile(r"\s(\d+)\s+\*\s+(\d+)\s+users:\((.*)\)")
+_PID = re.compile(r"pid=(\d+)")
 
 
 class NotGone(Exception):
@@ -50,6 +53,20 @@ async def until_gone(processes: Collection[psutil.Process], timeout_s: float = G
         if time.monotonic() > deadline:
             raise NotGone(f"still there after {timeout_s:g} s: {alive}")
         await asyncio.sleep(0.01)
+
+
+async def unix_peers(pid: int) -> list[psutil.Process]:
+    """The processes at the other ends of a process's connected Unix sockets (asks `ss`)."""
+    done = await asyncio.create_subprocess_exec("ss", "-xpH", stdout=asyncio.subprocess.PIPE)
+    output, _ = await done.communicate()
+    owners: dict[str, set[int]] = {}
+    ends: list[tuple[str, str]] = []
+    for match in _SOCKET.finditer(output.decode()):
+        here, there, users = match.groups()
+        owners[here] = {int(number) for number in _PID.findall(users)}
+        ends.append((here, there))
+    peers = {peer for here, there in ends if pid in owners[here] for peer in owners.get(there, ())}
+    return [process for peer in sorted(peers - {pid}) if (process := find(peer)) is not None]
 
 
 def descendants() -> list[psutil.Process]:

@@ -4,6 +4,10 @@ While it is stopped, writes and queries are put into its mailbox directly, past 
 moment in which it wakes up and knows of nothing. None of its writes may commit, none of its answers may show a state
 that is not the newest, and its process must end.
 
+In every second round its connections with Postgres are frozen as well before it wakes up (the backends are stopped), as if
+its machine had been cut off: it cannot learn that it was fenced, has a lease of its own to judge by, and what it sends
+to Postgres arrives after it is dead.
+
 Every outcome says which process made it, so history shows whether the zombie wrote anything after it was fenced.
 """
 
@@ -12,6 +16,7 @@ import itertools
 import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,10 +31,10 @@ from .audit import audit_chains, audit_leftovers
 from .entities import Witness
 from .harness import HostSeen, Options, Scene, open_scene
 from .load import Came, Tally
-from .processes import find, is_alive, strike
+from .processes import find, is_alive, strike, unix_peers
 from .verdict import Verdict, distribution
 
-ROUNDS = 5
+ROUNDS = 6
 KEYS = 16
 WRITERS = 16
 CALL_S = 30.0
@@ -65,6 +70,7 @@ async def run(options: Options) -> Verdict:
         await audit_leftovers(verdict, scene)
         stopped = [line for one in results for line in one.proofs]
         verdict.holds("faults: stopped for longer than the lease", len(stopped) == rounds, stopped)
+        verdict.figure("answers to what was put into its mailbox", _counts(results))
         verdict.figure("SIGSTOP → fenced", distribution([one.fenced_s for one in results]))
         verdict.figure("SIGSTOP → first commit by its successor", distribution([one.resumed_s for one in results]))
         verdict.figure("SIGCONT → process gone", distribution([one.retired_s for one in results]))
@@ -80,7 +86,7 @@ class _Round:
         self.tally = Tally()
         self.acked: set[str] = set()
         self.unknown: set[str] = set()
-        self.direct: list[Reply | BaseException] = []
+        self.direct: list[str] = []
         self.direct_uids: set[str] = set()
         self.direct_writes: list[str] = []
         self.zombie_rows: list[str] = []
@@ -104,7 +110,8 @@ class _Round:
         writing = asyncio.gather(*(self._write(keys) for _ in range(WRITERS)))
         await asyncio.sleep(scene.rng.uniform(0.5, 1.5))
         stopped_at = strike([process], signal.SIGSTOP)
-        status = process.status()
+        while (status := process.status()) != psutil.STATUS_STOPPED:
+            await asyncio.sleep(0.001)
         sleeping = [self._ask(handle, keys) for _ in range(4)]
 
         fenced_at = await scene.until("the stopped host is fenced", lambda: self._fenced_at(victim))
@@ -114,9 +121,12 @@ class _Round:
         lease_s = scene.settings.lease_s
         self.proofs.append(f"pid {victim.pid} {status} for {time.time() - stopped_at:.1f} s (lease {lease_s:g} s)")
 
+        frozen = await self._freeze(victim) if self.number % 2 == 0 else []
         continued_at = strike([process], signal.SIGCONT)
         awake = [self._ask(handle, keys) for _ in range(4)]
         await self._until_retired(process, continued_at)
+        strike(frozen, signal.SIGCONT)
+        await asyncio.sleep(1)
         self._is_over = True
         await writing
         for envelopes, call in [*sleeping, *awake]:
@@ -165,13 +175,23 @@ class _Round:
             async with asyncio.timeout(20):
                 answer = decode_answer(await call)
         except Exception as error:
-            self.direct.append(error)
+            self.direct += [type(error).__name__] * len(envelopes)
             return
+        self.direct += ["none"] * (len(envelopes) - len(answer.replies))
         for number, reply in zip(answer.numbers, answer.replies, strict=True):
-            self.direct.append(reply)
+            self.direct.append(reply.status.value)
             if reply.status not in STATUSES_WITHOUT_ANSWER:
                 found = self.direct_writes if envelopes[number].kind is Kind.CALL else self.stale
                 found.append(f"round {self.number}: {envelopes[number].name} of {envelopes[number].key}: {reply}")
+
+    async def _freeze(self, host: HostSeen) -> list[psutil.Process]:
+        """Stop the Postgres backends that serve this host."""
+        peers = await unix_peers(host.pid)
+        backends = [process for process in peers if process.name() == "postgres"]
+        assert backends, "the host has no connection to Postgres"
+        strike(backends, signal.SIGSTOP)
+        self.proofs[-1] += f", {len(backends)} backends frozen"
+        return backends
 
     # --- waiting ---
 
@@ -227,9 +247,4 @@ class _Round:
 
 
 def _counts(rounds: Sequence[_Round]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for one in rounds:
-        for answer in one.direct:
-            name = answer.status.value if isinstance(answer, Reply) else type(answer).__name__
-            counts[name] = counts.get(name, 0) + 1
-    return counts
+    return dict(Counter(answer for one in rounds for answer in one.direct))

@@ -21,6 +21,8 @@ REFUSED_MAX = 20_000
 INLINE_BYTES_MAX = 100 * 1024
 """Ray keeps larger arguments in its small object store until their call returns: such a call is not parked."""
 
+_NOT_YET = 1 << 62
+"""Serial of an answer that has not been made."""
 _EMPTY = encode(Answer([], []))
 _BROKEN = encode(Answer([], [], is_broken=True))
 
@@ -34,6 +36,7 @@ class _Link:
         "heard_at",
         "is_broken",
         "is_flushing",
+        "next_answer",
         "next_call",
         "parked",
         "ready",
@@ -46,9 +49,11 @@ class _Link:
         self.early: dict[int, Offer] = {}
         """Calls that overtook an earlier one."""
         self.parked: deque[asyncio.Future[bytes]] = deque()
-        self.ready: deque[tuple[int, Reply]] = deque()
-        self.refused: set[tuple[str, str]] = set()
-        """Entities whose messages are refused until the client, having learnt of the first refusal, repeats itself."""
+        self.ready: deque[tuple[int, Reply, tuple[str, str] | None]] = deque()
+        self.refused: dict[tuple[str, str], int] = {}
+        """Entities of which a message was refused → serial of the answer that says so. Further messages are refused
+        until one comes that was sent after that answer was heard."""
+        self.next_answer = 0
         self.unanswered = 0
         self.is_flushing = False
         self.is_broken = False
@@ -150,7 +155,7 @@ class Exchange:
             link.unanswered += 1
             self.unanswered += 1
             respond = partial(self._answer, link, number, envelope)
-            if link.refused and self._is_out_of_turn(link, envelope):
+            if link.refused and self._is_out_of_turn(link, offer, envelope):
                 respond(Reply(envelope.id, Status.NOT_OWNER))
                 continue
             if self.unanswered > self._unanswered_max:
@@ -163,26 +168,30 @@ class Exchange:
                 log.exception("%s %s could not be delivered", envelope.kind, envelope.entity)
                 respond(Reply(envelope.id, Status.ERROR, encode_json(error_body(error))))
 
-    def _is_out_of_turn(self, link: _Link, envelope: Envelope) -> bool:
+    def _is_out_of_turn(self, link: _Link, offer: Offer, envelope: Envelope) -> bool:
         """Whether a message to the same entity was refused before this one, which was sent without knowing that."""
         entity = (envelope.type, envelope.key)
-        if entity not in link.refused or envelope.kind is Kind.RESULT:
+        serial = link.refused.get(entity)
+        if serial is None or envelope.kind is Kind.RESULT:
             return False
-        if envelope.is_retry:
-            link.refused.discard(entity)
-        return not envelope.is_retry
+        if serial < offer.heard:
+            del link.refused[entity]
+            return False
+        return True
 
     def _answer(self, link: _Link, number: int, envelope: Envelope, reply: Reply) -> None:
         if link.is_broken:
             return
+        entity = None
         if reply.status is Status.NOT_OWNER and envelope.kind is not Kind.RESULT:
-            link.refused.add((envelope.type, envelope.key))
+            entity = (envelope.type, envelope.key)
+            link.refused[entity] = _NOT_YET
             if len(link.refused) > REFUSED_MAX:
                 self._break(link)
                 return
         link.unanswered -= 1
         self.unanswered -= 1
-        link.ready.append((number, reply))
+        link.ready.append((number, reply, entity))
         if not link.is_flushing:
             link.is_flushing = True
             self._loop.call_soon(self._flush, link)
@@ -190,23 +199,28 @@ class Exchange:
     def _flush(self, link: _Link) -> None:
         """Send what is ready with the oldest parked call, or several if it is too much for one."""
         link.is_flushing = False
-        settings = self._settings
         while link.ready and link.parked:
             call = link.parked.popleft()
-            if call.done():
-                continue
-            numbers: list[int] = []
-            replies: list[Reply] = []
-            room = settings.frame_bytes_max
-            while link.ready and len(replies) < settings.frames_max:
-                size = reply_size(link.ready[0][1])
-                if replies and size > room:
-                    break
-                number, reply = link.ready.popleft()
-                numbers.append(number)
-                replies.append(reply)
-                room -= size
-            _resolve(call, encode(Answer(numbers, replies)))
+            if not call.done():
+                _resolve(call, encode(self._next_answer(link)))
+
+    def _next_answer(self, link: _Link) -> Answer:
+        serial = link.next_answer
+        link.next_answer += 1
+        numbers: list[int] = []
+        replies: list[Reply] = []
+        room = self._settings.frame_bytes_max
+        while link.ready and len(replies) < self._settings.frames_max:
+            size = reply_size(link.ready[0][1])
+            if replies and size > room:
+                break
+            number, reply, refused = link.ready.popleft()
+            if refused is not None:
+                link.refused[refused] = serial
+            numbers.append(number)
+            replies.append(reply)
+            room -= size
+        return Answer(numbers, replies, serial)
 
     def _break(self, link: _Link) -> None:
         """A call got lost on the way: its messages cannot be handed over in order any more."""

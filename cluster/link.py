@@ -104,6 +104,8 @@ class Link:
         self._calls = 0
         self._next_call = 0
         self._next_number = 0
+        self._heard = 0
+        self._ahead: set[int] = set()
         self._is_pump_due = False
         self._nagle: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
@@ -222,7 +224,7 @@ class Link:
             self._unanswered[number] = pending
             envelopes.append(pending.envelope)
         self._next_number += len(batch)
-        offer = Offer(self._name, self._next_call, first, envelopes)
+        offer = Offer(self._name, self._next_call, first, envelopes, self._heard)
         self._next_call += 1
         self._used_at = self._loop.time()
         if not self._calls:
@@ -253,6 +255,7 @@ class Link:
             self._lose(None)
             return
         self._used_at = self._heard_at = self._loop.time()
+        self._hear(answer.serial)
         for number, reply in zip(answer.numbers, answer.replies, strict=True):
             pending = self._unanswered.pop(number, None)
             if pending is None:
@@ -267,6 +270,14 @@ class Link:
             self._nagle = None
         # After the callers that were just woken have sent what they send next.
         self._pump_soon()
+
+    def _hear(self, serial: int) -> None:
+        """Calls may return out of order: count only answers without a gap."""
+        if serial >= 0:
+            self._ahead.add(serial)
+            while self._heard in self._ahead:
+                self._ahead.remove(self._heard)
+                self._heard += 1
 
     def _too_silent(self) -> None:
         self._silence = None

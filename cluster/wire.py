@@ -15,9 +15,10 @@ Protocol
   answered by one group commit comes back together, and what its callers send next leaves together.
 * The client keeps at least one call open while messages are unanswered. With `parked_max` calls open it holds
   new messages back until one returns, for `nagle_s` at most.
-* A refusal (NOT_OWNER) refuses everything to that entity that is on its way already: the host goes on refusing until
-  the first message that is marked as a retry. Else a shard that comes back to a host in between would let later
-  messages overtake the refused one.
+* A refusal (NOT_OWNER) refuses everything for that entity that is on its way already; else, if the shard comes back
+  to the host in between, later messages would overtake the refused one. Answers with replies are numbered for that:
+  each offer says how many of them, without a gap, the client had heard, and so whether it was sent in knowledge of a
+  refusal.
 * Every failure of a call, and an answer "broken", ends the link as a whole: the client makes a new one and sends
   everything unanswered again, same ids, marked as retry. Replies that still arrive on the old one are ignored. The
   engine tells repeats by their id; the link need not.
@@ -40,6 +41,8 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     first: int
     """Number of the first message; the others follow."""
     envelopes: list[Envelope]
+    heard: int = 0
+    """The client had all answers of this link with lower serials."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +51,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     numbers: list[int]
     """Which message each reply is for."""
     replies: list[Reply]
+    serial: int = -1
+    """0, 1, 2, … for the answers of a link that hold replies."""
     is_broken: bool = False
     """The host cannot go on with this link."""
 

@@ -4,6 +4,7 @@ The hosts' engines here keep one list per entity in a shared "store" and apply e
 """
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from random import Random
@@ -332,7 +333,7 @@ async def test_closing_ends_what_waits(net: Net) -> None:
         await request
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("PERDURE_SEEDS", "12"))))
 async def test_everything_is_applied_once_and_in_order_whatever_happens(seed: int) -> None:
     """Calls are delayed, lost, or said to be lost; hosts come and go; shards move. One sender, many entities."""
     net = Net(
@@ -347,7 +348,7 @@ async def test_everything_is_applied_once_and_in_order_whatever_happens(seed: in
     requests: list[asyncio.Future[Reply]] = []
     hosts = 1
     for number in range(600):
-        message = envelope(number, key=str(chance.randrange(12)))
+        message = envelope(number, key=str(chance.randrange(int(os.environ.get("PERDURE_SEEDS", "12")))))
         sent[message.entity].append(message.id)
         requests.append(asyncio.ensure_future(net.router.request(message, timeout_s=30)))
         if chance.random() < 0.2:
