@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from typing import Any, NewType, NoReturn
 
@@ -25,6 +26,9 @@ Handle = NewType("Handle", object)
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Messages travel inline; Ray's own default would be a third of the memory."""
+
+_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+"""Address of the local cluster's only node. Given 127.0.0.1, Ray takes the machine's outer address instead."""
 
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -54,7 +58,7 @@ def start_local(*, num_cpus: int | None = None) -> None:
         log_to_driver=False,
         configure_logging=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",  # unauthenticated ports: nobody else may reach them
+        _node_ip_address=_LOOPBACK,
     )
 
 
