@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine, Iterable
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +18,9 @@ import psutil
 from .failures import Exit
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO_S = 0.5
+"""A second signal so soon is the first one: Ctrl-C reaches all of a process group, and a child between fork and exec
+still writes what it gets to our event loop."""
 T = TypeVar("T")
 
 
@@ -29,6 +33,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
+        self._asked_at = 0.0
         self.spared: set[int] = set()
         """Processes that `end_at_once` leaves alone, with all below them."""
 
@@ -39,8 +44,12 @@ class Interrupts:
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
+        now = time.monotonic()
         if self._asked.is_set():
-            self.end_at_once()
+            if now - self._asked_at > ECHO_S:
+                self.end_at_once()
+            return
+        self._asked_at = now
         self._asked.set()
         _say("\nStopping … (again to stop at once)")
 

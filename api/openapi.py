@@ -65,7 +65,7 @@ _PREFER_ASYNC: dict[str, Any] = _PREFER | {
 _TIMEOUT: dict[str, Any] = {
     "name": "timeout",
     "in": "query",
-    "description": "How many seconds to wait for the answer (shortened to the gateway's limit).",
+    "description": "How many seconds to wait for the answer (brought between 0.25 and the gateway's limit).",
     "schema": {"type": "number", "minimum": 0},
 }
 _DELAY: dict[str, Any] = {

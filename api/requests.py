@@ -13,6 +13,8 @@ from .problems import Refused
 from .settings import Settings
 from .strict_json import check_json
 
+WAIT_MIN_S = 0.25
+"""Shorter waits are made this long: below it an answer that is there would not make it back."""
 DELAY_MAX_S = 100 * 366 * 86_400.0
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -108,7 +110,7 @@ def read_wishes(request: Request, settings: Settings, *, own_timeout: bool = Tru
         wait_s = _seconds(_only(request, "timeout"), "timeout")
     trace = headers.get("traceparent", "")
     return Wishes(
-        wait_s=settings.call_wait_s if wait_s is None else min(wait_s, settings.call_wait_max_s),
+        wait_s=settings.call_wait_s if wait_s is None else max(WAIT_MIN_S, min(wait_s, settings.call_wait_max_s)),
         is_async=is_async,
         idempotency_key=_idempotency_key(request) if "idempotency-key" in headers else "",
         trace=trace if _TRACE.fullmatch(trace) else "",

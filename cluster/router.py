@@ -240,21 +240,24 @@ class Router:
             self._uncarry(pending)
 
     def _stall(self, pending: Pending, link: Link | None = None) -> None:
+        """Let it wait for another attempt. While a shard has a stall, nothing of it is unsent on any link."""
         if pending.future.done() or self._is_closed:
             return
-        stall = self._stalls.get(pending.shard)
-        if stall is None:
-            owner = link.incarnation if link is not None else self._routes.owner(pending.shard)
-            stall = self._stalls[pending.shard] = _Stall(owner, self._loop.time())
-            if link is not None:
-                unsent = link.take_queued(pending.shard)
-                stall.waiting += unsent
-                for follower in unsent:  # never the last of the shard: `pending` is still counted
-                    self._uncarry(follower)
-            doublings = min(max(0, pending.attempts - 1), 16)
-            self._rearm(pending.shard, stall, self._settings.retry_initial_s * 2**doublings)
-            self._routes.refresh()
-        stall.waiting.append(pending)
+        shard = pending.shard
+        stall = self._stalls.get(shard)
+        if stall is not None:
+            stall.waiting.append(pending)
+            return
+        owner = link.incarnation if link is not None else self._routes.owner(shard)
+        stall = self._stalls[shard] = _Stall(owner, self._loop.time())
+        carried = self._carried.get(shard)
+        unsent = carried.link.take_queued(shard) if carried is not None else []
+        stall.waiting += [*unsent, pending]
+        doublings = min(max(0, pending.attempts - 1), 16)
+        self._rearm(shard, stall, self._settings.retry_initial_s * 2**doublings)
+        self._routes.refresh()
+        for follower in unsent:
+            self._uncarry(follower)  # last: it may end the stall
 
     def _rearm(self, shard: int, stall: _Stall, delay_s: float) -> None:
         stall.delay_s = min(delay_s, self._settings.retry_max_s)

@@ -93,12 +93,12 @@ class Activation(Requests):
             self._query_durable(delivery)
             return
         self.by_id[envelope.id] = delivery
+        if delivery.needs_lookup:
+            self.engine.look_up(self, delivery)
         if delivery.is_one_way and envelope.sender in self.blocked:
             self.blocked[envelope.sender].append(delivery)
             self.engine.persist(self, delivery)
             return
-        if delivery.needs_lookup:
-            self.engine.look_up(self, delivery)
         self.mailbox.append(delivery)
         if self.busy is not None and delivery.is_one_way:
             self._persist_soon()
@@ -177,6 +177,8 @@ class Activation(Requests):
                     events = item.run.true_conditions()
                     if events:
                         self._resume(item.run, events, item)
+                    else:
+                        self._note_true_conditions(item.run, are_true=False)
 
     def _process_delivery(self, delivery: Delivery) -> None:
         envelope = delivery.envelope

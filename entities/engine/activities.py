@@ -207,7 +207,9 @@ class ActivityRunner:
                     value = await call.fn(**kwargs)
                 else:
                     context = contextvars.copy_context()
-                    value = await self._loop.run_in_executor(self._threads, lambda: context.run(call.fn, **kwargs))
+                    value = await self._loop.run_in_executor(
+                        self._threads, lambda: context.run(_run_in_thread, call.fn, kwargs)
+                    )
                 return call.signature.dump_result(value)
         except TimeoutError:
             if scope.expired():
@@ -224,6 +226,13 @@ class ActivityRunner:
             call, result, error = self._outbound.popleft()
             self.running -= 1
             self._finished(call, result, error)
+
+
+def _run_in_thread(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+    try:
+        return fn(**kwargs)
+    except StopIteration as error:  # no future can hold one
+        raise RuntimeError(f"the activity raised StopIteration({error.value!r})") from error
 
 
 def success(call: ActivityCall, result: bytes) -> Event:

@@ -171,7 +171,7 @@ class Committer:
             batch.epochs[activation.shard] = engine.epochs_held[activation.shard]
         while self._arrivals and len(arrivals) < limit:
             activation, delivery = self._arrivals.popleft()
-            if activation.is_dead or activation.by_id.get(delivery.envelope.id) is not delivery:
+            if activation.is_dead or delivery.is_done or activation.by_id.get(delivery.envelope.id) is not delivery:
                 continue  # consumed meanwhile, or about to be delivered again elsewhere
             arrivals.append((activation, delivery))
             batch.arrivals.append((activation.shard, delivery.envelope))

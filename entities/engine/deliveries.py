@@ -34,7 +34,7 @@ class Delivery:
     """A message in a mailbox."""
 
     __slots__ = (
-        "also", "attempts", "envelope", "fingerprint", "fired", "is_one_way", "is_stored", "is_storing",
+        "also", "attempts", "envelope", "fingerprint", "fired", "is_done", "is_one_way", "is_stored", "is_storing",
         "needs_lookup", "problem", "respond",
     )  # fmt: skip
 
@@ -47,6 +47,8 @@ class Delivery:
         """Its inbox row is durable: it has been acknowledged."""
         self.is_storing = False
         """Its inbox row is being written."""
+        self.is_done = False
+        """Its turn has consumed it; the commit is to come."""
         self.is_one_way = envelope.kind in _ONE_WAY
         self.needs_lookup = envelope.is_retry
         self.attempts = 0

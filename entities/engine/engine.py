@@ -109,6 +109,8 @@ class Engine:
         self.loading: dict[EntityId, list[Item]] = {}
         """Entities being read, with what has come for them meanwhile."""
         self.is_stopped = False
+        """It does nothing any more: stopped, killed or fenced."""
+        self._has_ended = False
         self.only = only
         self._outlets = outlets
         self._dedicated: DedicatedHosting | None = None
@@ -151,14 +153,15 @@ class Engine:
         self._readers.start()
 
     async def stop(self) -> None:
-        """Commit what is in memory, let everything go, end. Idempotent."""
-        if self.is_stopped:
+        """Commit what is in memory (unless killed), let everything go, end. Idempotent."""
+        if self._has_ended:
             return
-        await self.disown(list(self.epochs_held))
+        if not self.is_stopped:
+            await self.disown(list(self.epochs_held))
         await self._end()
 
     async def _end(self) -> None:
-        self.is_stopped = True
+        self.is_stopped = self._has_ended = True
         if self._dedicated is not None:
             self._dedicated.close()
         await self._readers.stop()

@@ -154,7 +154,6 @@ class Readers:
 
     async def _serve_loads(self) -> None:
         await self._load_wanted.wait()
-        self._load_wanted.clear()
         while self._loads:
             wanted = list(self._loads)[: self._engine.settings.load_max]
             found = await self._engine.store.load(wanted, inbox_max=self.inbox_max)
@@ -162,6 +161,7 @@ class Readers:
                 self._loads.pop(entity, None)
             for loaded in found:
                 self._engine.loaded(loaded)
+        self._load_wanted.clear()  # only now: if the store fails, the next try must not wait to be asked
 
     async def _serve_mail(self) -> None:
         await self._mail_wanted.wait()
@@ -189,7 +189,6 @@ class Readers:
 
     async def _serve_lookups(self) -> None:
         await self._lookup_wanted.wait()
-        self._lookup_wanted.clear()
         while self._lookups:
             asked = list(self._lookups)[:LOOKUPS_MAX]
             keys = [(activation.id, delivery.envelope.id) for activation, delivery in asked]
@@ -199,12 +198,15 @@ class Readers:
             for (activation, delivery), key in zip(asked, keys, strict=True):
                 if not activation.is_dead:
                     self._looked_up(activation, delivery, found.get(key))
+        self._lookup_wanted.clear()
 
     def _looked_up(self, activation: "Record", delivery: Delivery, row: HistoryRow | None) -> None:
         delivery.needs_lookup = False
         if row is not None:
-            if delivery in activation.mailbox:
-                activation.mailbox.remove(delivery)
+            queues: list[deque[Any]] = [activation.mailbox, *activation.blocked.values()]
+            for waiting in queues:
+                if delivery in waiting:
+                    waiting.remove(delivery)
             activation.by_id.pop(delivery.envelope.id, None)
             if delivery.is_stored or delivery.is_storing:
                 activation.discard(delivery)
@@ -221,11 +223,11 @@ class Readers:
 
     async def _serve_parked(self) -> None:
         await self._park_wanted.wait()
-        self._park_wanted.clear()
         while self._parked:
             entity, reason = self._parked[0]
             await self._engine.store.park(entity, reason)
             self._parked.popleft()
+        self._park_wanted.clear()
 
     async def _serve_gained(self) -> None:
         """Rehydration: activate what has work waiting, at a bounded rate."""

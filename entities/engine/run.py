@@ -126,6 +126,11 @@ class Run:
         self.withdrawn = []
         self.effects = Effects()
 
+    def forget_asked(self) -> None:
+        """The resume is undone: nothing that it asked for may happen."""
+        self.new = []
+        self.effects = Effects()
+
     @property
     def now(self) -> int:
         """Time of the present resume, µs."""
@@ -259,7 +264,12 @@ class Run:
         """Leave memory: closes the coroutine. What its `finally` blocks ask for is refused and has no effect."""
         if not self._is_closed:
             self._is_closed = True
-            self._loop.shut()
+            # In the run's own context: elsewhere a call or activity in a `finally` block would be an ordinary one.
+            self._context.run(self._loop.shut)
+
+    def awaits_activity(self) -> bool:
+        """Whether it waits for an activity."""
+        return any(op.kind is OperationKind.ACTIVITY for op in self.pending.values())
 
     def address(self, number: int) -> str:
         """Address of one of this run's operations."""

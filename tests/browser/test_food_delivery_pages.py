@@ -11,6 +11,8 @@ from tests.acceptance.demo import Demo, until
 pytestmark = [pytest.mark.browser, pytest.mark.cluster, pytest.mark.slow]
 
 expect.set_options(timeout=20_000)
+SETTLE_MS = 500
+"""Until everything that glides has arrived: for pictures only."""
 
 
 def order(menu: Page, product: str) -> Locator:
@@ -53,8 +55,9 @@ def test_a_meal_is_delivered_and_rated_although_its_host_is_killed(
     driver.get_by_role("button", name="Kill a host").click()
     expect(driver.get_by_text("(SIGKILL)")).to_be_visible()
     expect(driver.get_by_text("is gone.")).to_be_visible()
-    driver.screenshot(path=shots / "driver-host-killed.png", full_page=True)
     expect(driver.get_by_text("took over")).to_be_visible()
+    driver.wait_for_timeout(SETTLE_MS)
+    driver.screenshot(path=shots / "driver-host-killed.png", full_page=True)
     job(driver, "Deliver", "Shoyu ramen", menu).click()
 
     expect(current_step(card)).to_have_text("Delivered")
@@ -87,6 +90,7 @@ def test_a_meal_that_nobody_picks_up_is_refunded(menu: Page, driver: Page, demo:
     expect(card.get_by_text("Your money is back: not picked up in time.")).to_be_visible()
     expect(current_step(card)).to_have_text("Refunded")
     expect(job(driver, "Pick up", "Salmon maki", menu)).to_be_hidden()
+    menu.wait_for_timeout(SETTLE_MS)
     menu.screenshot(path=shots / "menu-refunded.png")
     [charge] = demo.charges(id_of(card))
     assert charge["refunded_at"] is not None
@@ -160,7 +164,7 @@ def test_both_pages_fit_and_every_control_has_a_name(
     for page, name in ((menu, "menu"), (driver, "driver")):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 860})
-        page.wait_for_timeout(400)
+        page.wait_for_timeout(SETTLE_MS)
         page.screenshot(path=shots / f"{name}-{scheme}-{width}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert unnamed(page) == []

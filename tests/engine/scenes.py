@@ -101,6 +101,11 @@ class Account(Entity):
         world.fail(f"flaky {text}")
         self.seen.append(text)
 
+    @handler(retry=RetryPolicy(initial=timedelta(seconds=30)))
+    async def flaky_slowly(self, text: str) -> None:
+        world.fail(f"flaky {text}")
+        self.seen.append(text)
+
     @handler(timeout=timedelta(seconds=5))
     async def wait(self, text: str) -> str:
         world.ran["wait"] += 1

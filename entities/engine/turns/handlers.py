@@ -85,8 +85,9 @@ class HandlerTurns(Rebuild):
         late: list[bool] = []
 
         def cancel() -> None:
+            if not task.cancel():
+                return  # it is done, just in time
             late.append(True)
-            task.cancel()
             timer[0] = self.engine.call_later(self.engine.settings.handler_grace_s, abandon)
 
         def abandon() -> None:
@@ -132,8 +133,12 @@ class HandlerTurns(Rebuild):
         is_late: bool,
     ) -> None:
         error: BaseException | None
-        if task.cancelled():
-            error = self._timeout_error(method) if is_late else RuntimeError("the handler cancelled itself")
+        if is_late:
+            error = self._timeout_error(method)  # also if it has swallowed its cancellation
+            if not task.cancelled():
+                error.__cause__ = task.exception()
+        elif task.cancelled():
+            error = RuntimeError("the handler cancelled itself")
         else:
             error = task.exception()
         value = None if error is not None else task.result()
@@ -194,6 +199,7 @@ class HandlerTurns(Rebuild):
             if item.envelope.sender == sender:
                 self.mailbox.remove(item)
                 held.append(item)
+                self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
         if delivery.fired is None:
             self.engine.persist(self, delivery)
         self.engine.call_later(method.retry.delay_s(delivery.attempts), lambda: self._unblock(sender))

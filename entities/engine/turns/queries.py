@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 from ...context import current
+from ...entity import Entity
 from ...errors import (
     PerdureError,
     ReadOnlyViolation,
@@ -56,11 +57,7 @@ class Queries(HandlerTurns):
             status, body = Status.ERROR, encode_json(failure_body(f"{self.id}.{name}", error))
         finally:
             current.reset(token)
-        try:
-            changed = self.definition.dump(self.entity) != self.snapshot
-        except PerdureError:
-            changed = True
-        if changed:
+        if self._is_changed(self.entity, self.snapshot):
             self.definition.replace_fields(self.entity, self.snapshot)
             self.last_executor = None
             self.serial += 1
@@ -103,7 +100,7 @@ class Queries(HandlerTurns):
             error = TimeoutError(f"no answer in {QUERY_TIMEOUT_S:g} s") if task.cancelled() else task.exception()
             if error is not None:
                 status, body = Status.ERROR, encode_json(failure_body(f"{self.id}.{name}", error))
-            elif self.definition.dump(copy) != before:
+            elif self._is_changed(copy, before):
                 status, body = Status.ERROR, encode_json(_read_only(self.id, name).body())
             else:
                 status, body = self._answer(method, task.result())
@@ -116,6 +113,12 @@ class Queries(HandlerTurns):
             done(task)
         else:
             task.add_done_callback(done)
+
+    def _is_changed(self, entity: Entity, before: bytes) -> bool:
+        try:
+            return not self.definition.is_same(self.definition.dump(entity), before)
+        except PerdureError:
+            return True
 
 
 def _read_only(entity: EntityId, name: str) -> ReadOnlyViolation:

@@ -59,11 +59,11 @@ class Rebuild(Resumes):
             self.last_executor = None
         else:
             rebuilt = self.definition.dump(self.entity)
-            if rebuilt != self.snapshot:
+            if not self.definition.is_same(rebuilt, self.snapshot):
                 run = self.last_executor
                 self.last_executor = None
-                self.definition.replace_fields(self.entity, self.snapshot)
                 self._park(run, ReplayMismatch(self.snapshot.decode()[:500], rebuilt.decode()[:500], run.entries))
+                self.definition.replace_fields(self.entity, self.snapshot)  # after its `finally` blocks
 
     def _replay(self, row: RunRow, journal: list[JournalRow]) -> Run | None:
         if row.workflow not in self.definition.workflows:

@@ -222,6 +222,7 @@ class Record:
                 body,
             )
         )
+        delivery.is_done = True
         if delivery.is_stored or delivery.is_storing:
             write.consumed.append((envelope.position, envelope.id))
         if envelope.reply_to and envelope.kind is not Kind.RESULT and (envelope.kind is not Kind.START or not ok):
@@ -379,7 +380,7 @@ class Record:
             if isinstance(item, Delivery):
                 if item.fired is None:
                     item.needs_lookup = True
-                    item.is_storing = False
+                    item.is_storing = item.is_done = False
                     kept.append(item)
             elif isinstance(item, ActivityDone):
                 kept.append(item)

@@ -75,6 +75,7 @@ class Resumes(Record):
             snapshot = self.snapshot
             self.definition.replace_fields(self.entity, snapshot)
             self.last_executor = None
+            run.forget_asked()
         self.snapshot = snapshot
         self._record_resume(write, run, entry)
         self._output(item, None)
@@ -116,8 +117,7 @@ class Resumes(Record):
                 self._settle(write, run, event)
         for operation in new:
             self._schedule(write, run, operation)
-        in_flight = any(op.kind is OperationKind.ACTIVITY for op in run.pending.values())
-        self._set_row(write, run.row._replace(in_flight=in_flight, waiting=run.waiting_for()))
+        self._set_row(write, run.row._replace(in_flight=run.awaits_activity(), waiting=run.waiting_for()))
 
     def _settle(self, write: EntityWrite, run: Run, event: Event) -> None:
         operation = run.address(event.operation)
@@ -203,7 +203,15 @@ class Resumes(Record):
         """After a turn that may have changed the state: runs whose condition became true go next."""
         for run in self.runs.values():
             if run is not by and run.true_conditions():
+                self._note_true_conditions(run, are_true=True)
                 self.push_front(CheckConditions(run))
+
+    def _note_true_conditions(self, run: Run, *, are_true: bool) -> None:
+        """A run that can go on counts as in flight: if this host dies before it does, the next one wakes it."""
+        in_flight = are_true or run.awaits_activity()
+        if run.row.in_flight != in_flight:
+            self._set_row(self._writing(), run.row._replace(in_flight=in_flight))
+            self._output(None, None)
 
     def _fire_timer(self, item: Fire) -> None:
         row = item.row

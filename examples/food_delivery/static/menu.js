@@ -126,7 +126,7 @@ function showMenu() {
 }
 
 function showAccount({ meals, spent_cents, history }) {
-  $("totals").textContent = meals
+  $("totals").textContent = history.length
     ? `${meals} ${meals === 1 ? "meal" : "meals"} · ${money(spent_cents)}`
     : "Your meals will be listed here, for ever.";
   const make = (past) => {
