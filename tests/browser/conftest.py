@@ -24,8 +24,9 @@ ARGUMENTS = [
 SHOTS = Path(__file__).resolve().parents[2] / "test-results" / "browser"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for the session: Playwright's loop counts as running all the time, and asynchronous tests need their own."""
     if not os.access(CHROMIUM, os.X_OK):
         pytest.skip(f"there is no {CHROMIUM}; `apt-get install chromium` brings it")
     with sync_playwright() as playwright:

@@ -1,6 +1,7 @@
 """Entities of the cluster tests; hosts import them."""
 
 import asyncio
+import time
 
 from perdure.entities import Entity, handler, query
 
@@ -21,6 +22,11 @@ class Counter(Entity):
     @handler
     async def dawdle(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    @handler
+    async def block(self, seconds: float) -> None:
+        """What nobody should write: the host can do nothing else meanwhile."""
+        time.sleep(seconds)
 
     @handler
     async def tell(self, other: str, amount: int) -> None:

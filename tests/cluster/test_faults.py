@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import statistics
@@ -17,6 +18,7 @@ from perdure.cluster.process import Pulse, pulse
 from perdure.cluster.ray_runtime import Handles, find, kill, submit
 from perdure.cluster.supervisor import Supervisor, SupervisorSpec
 from perdure.cluster.wire import Offer, decode_answer, encode
+from perdure.entities.errors import OutcomeUnknown, StartRefused
 from perdure.entities.messages import Envelope, Kind, Status
 from perdure.entities.shard import shard_of
 from perdure.entities.store.rows import HostRow
@@ -24,6 +26,7 @@ from perdure.entities.store.rows import HostRow
 from .conftest import SHARDS, World
 from .counter import Counter
 
+log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 
@@ -94,7 +97,7 @@ async def test_survivors_take_over_within_two_seconds(world: World) -> None:
         assert await counter.add() == value + 1
         times.append(time.monotonic() - start)
         await world.until_owned_by(2)
-    print(f"takeover: {[round(seconds, 3) for seconds in times]}")
+    log.info("takeover: %s s", [round(seconds, 3) for seconds in times])
     assert statistics.median(times) < 2
 
 
@@ -179,7 +182,7 @@ async def test_draining_moves_shards_without_a_failed_request(world: World) -> N
         await submit(handle, "drain")
         await until_gone(leaving)
         await world.until_owned_by(2)
-    print(f"drain: {load.calls} calls, slowest {load.slowest_s:.3f} s")
+    log.info("drain: %d calls, slowest %.3f s", load.calls, load.slowest_s)
     statuses = {host.incarnation: host.status for host in await world.store.hosts()}
     assert statuses[leaving.incarnation] == "stopped"
 
@@ -196,7 +199,7 @@ async def test_hosts_are_added_removed_and_replaced_under_load(world: World) -> 
         await world.up(2, release="next")
         after = {host.incarnation for host in await world.hosts()}
         assert not before & after
-    print(f"replacement: {load.calls} calls, slowest {load.slowest_s:.3f} s")
+    log.info("replacement: %d calls, slowest %.3f s", load.calls, load.slowest_s)
 
 
 async def test_survivors_need_no_supervisor(world: World) -> None:
@@ -224,7 +227,7 @@ async def test_messages_between_entities_of_different_hosts_arrive_at_once(world
     async with asyncio.timeout(10):
         while await Counter.ref(there).get() != 5:
             await asyncio.sleep(0.005)
-    print(f"entity to entity across hosts: {time.monotonic() - start:.3f} s")
+    log.info("entity to entity across hosts: %.3f s", time.monotonic() - start)
     assert time.monotonic() - start < 1.0
 
 
@@ -237,3 +240,29 @@ async def test_down_ends_everything(world: World) -> None:
     assert {host.status for host in await world.store.hosts()} == {"stopped"}
     assert await find(supervisor_actor(world.namespace)) is None
     await ensure_supervisor(SupervisorSpec(dsn=world.dsn, namespace=world.namespace))
+
+
+async def test_hosts_that_cannot_start_say_why(world: World) -> None:
+    with pytest.raises(StartRefused, match="no module 'tests.cluster.nowhere'"):
+        await world.up(1, entities=("tests.cluster.nowhere",))
+    await world.up(1)
+
+
+async def test_a_handler_that_blocks_its_process_costs_the_host_its_shards(world: World) -> None:
+    """The renewal runs on the loop that runs the entities, so a wedged loop loses its lease."""
+    await world.up(2)
+    await world.connect()
+    victim, other = await world.hosts()
+    key = await a_key_of(world, victim)
+    neighbour = Counter.ref(f"{key}/neighbour")
+    await neighbour.add()
+    blocked = asyncio.ensure_future(Counter.ref(key).options(timeout=2).block(8))
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(20):
+        while victim.incarnation in {host.incarnation for host in await world.hosts()}:
+            await asyncio.sleep(0.05)
+    assert {row.owner for row in await world.store.owners()}.isdisjoint({victim.incarnation, ""})
+    await asyncio.gather(blocked, return_exceptions=True)
+    assert isinstance(blocked.exception(), OutcomeUnknown)
+    await until_gone(victim, 20)
+    assert await neighbour.add() == 2

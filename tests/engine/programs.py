@@ -245,9 +245,8 @@ class Flow(Entity):
 
     @workflow
     async def gathers(self) -> list[str]:
-        results = await asyncio.gather(charge(1), charge(13), flaky("x"), return_exceptions=True) if False else []
-        results = list(
-            await asyncio.gather(charge(1), strict_charge(13), flaky("x"), asyncio.sleep(0.01), return_exceptions=True)
+        results = await asyncio.gather(
+            charge(1), strict_charge(13), flaky("x"), asyncio.sleep(0.01), return_exceptions=True
         )
         return [str(result) for result in results]
 
@@ -301,10 +300,38 @@ class Flow(Entity):
 
     @workflow
     async def as_they_come(self) -> list[str]:
-        return [
-            await one
-            for one in asyncio.as_completed([asyncio.sleep(0.02, "b"), asyncio.sleep(0.005, "a"), charge(1)])
-        ]
+        """Tasks, not coroutines: `as_completed` would begin those in the order of their addresses in memory."""
+        waits = [asyncio.sleep(0.02, "b"), asyncio.sleep(0.005, "a"), charge(1)]
+        return [await one for one in asyncio.as_completed([asyncio.ensure_future(wait) for wait in waits])]
+
+    @workflow
+    async def group_cleans_up(self) -> list[str]:
+        """A task group cancels its siblings in the order of a set."""
+        order: list[str] = []
+
+        async def sibling(number: int) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                order.append(await charge(number))
+                await asyncio.sleep(0.001 * (number % 3))
+                await flaky(str(number))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(100, 120):
+                    group.create_task(sibling(number))
+                group.create_task(strict_charge(13))
+        except* CardDeclined:
+            order.append("declined")
+        self.log = order
+        return order
+
+    @workflow
+    async def goes_through_a_set(self) -> list[str]:
+        tasks = [asyncio.create_task(asyncio.sleep(0.001 * (number % 3), number)) for number in range(20, 40)]
+        done, _ = await asyncio.wait(tasks)
+        return [await charge(task.result()) for task in done]
 
     @workflow
     async def coordinates(self) -> list[str]:

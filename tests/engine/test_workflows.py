@@ -168,6 +168,12 @@ async def test_task_groups(flows: LocalCluster) -> None:
     assert await F.lines() == ["sibling cancelled", "card 13 declined"]
 
 
+async def test_sets_of_tasks_have_a_repeatable_order(flows: LocalCluster) -> None:
+    order = await F.group_cleans_up()
+    assert sorted(order) == ["declined", *(f"receipt {number}" for number in range(100, 120))]
+    assert sorted(await F.goes_through_a_set()) == sorted(f"receipt {number}" for number in range(20, 40))
+
+
 async def test_wait_for_cancels_the_activity(flows: LocalCluster) -> None:
     assert await F.waits_for() == "timed out"
     await eventually(lambda: world.ran["cancelled waited for"] == 1)
