@@ -59,3 +59,13 @@ clean: ## remove caches and builds; keeps .venv and .perdure
 .PHONY: bench
 bench: $(READY) ## the benchmarks: a table, about two minutes
 	$(BIN)/python -m bench
+
+CAMPAIGNS := counters dedicated exactly-once-messages orders passivation zombie
+
+.PHONY: campaigns
+campaigns: $(READY) ## real faults on a real cluster, one campaign after the other, about fifteen minutes
+	status=0; for name in $(CAMPAIGNS); do $(BIN)/python -m campaigns $$name || status=1; done; exit $$status
+
+.PHONY: campaign
+campaign: $(READY) ## one of them: make campaign NAME=orders ARGS='--rounds 10 --seed 1'
+	$(BIN)/python -m campaigns $(NAME) $(ARGS)

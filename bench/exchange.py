@@ -90,7 +90,7 @@ async def measure(seconds: float) -> dict[str, Any]:
     async def read() -> RouteTable:
         return table
 
-    async def connect_host(actor: str) -> Send:
+    async def connect_host(_: str) -> Send:
         return lambda data: ray_runtime.submit(host, "exchange", data)
 
     routes = Routes(read)

@@ -40,9 +40,7 @@ def main() -> int:
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1_000_000)
-    options = Options(
-        seed=seed, rounds=chosen.rounds, seconds=chosen.seconds, hosts=chosen.hosts, keep=chosen.keep
-    )
+    options = Options(seed=seed, rounds=chosen.rounds, seconds=chosen.seconds, hosts=chosen.hosts, keep=chosen.keep)
     print(f"campaign {chosen.name}: seed {seed}", flush=True)
     campaign = importlib.import_module(f".{chosen.name.replace('-', '_')}", __package__)
     verdict: Verdict = asyncio.run(_within(chosen.limit, campaign.run(options)))

@@ -42,5 +42,6 @@ async def audit_leftovers(verdict: Verdict, scene: Scene) -> None:
     """No message waits, none was given up, no entity is parked."""
     left: list[Any] = []
     for table in ("inbox", "dead_letters", "parked"):
-        left += [{"table": table, **row} for row in await scene.sql(f"select type, key, count(*) from {table} group by 1, 2 limit 5")]  # fmt: skip
+        rows = await scene.sql(f"select type, key, count(*) from {table} group by 1, 2 limit 5")
+        left += [{"table": table, **row} for row in rows]
     verdict.none_of("nothing waits or was given up", left, "inbox, dead letters and parked are empty")

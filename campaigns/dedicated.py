@@ -7,8 +7,9 @@ with `ray[default]`, which Perdure does not need.
 import asyncio
 from typing import Any
 
-from perdure.entities import PerdureError
 from ray._private import state
+
+from perdure.entities import PerdureError
 
 from .audit import audit_chains, audit_leftovers
 from .entities import Worker
@@ -58,9 +59,9 @@ async def run(options: Options) -> Verdict:
         verdict.none_of("killed, it comes back with its state", wrong, f"{rounds} kills, pids {scene.proofs['actor']}")
         verdict.figure("killed actor → next acknowledged call", distribution(back_s))
 
-        host_s = []
+        host_s: list[float] = []
         for number in range(1, max(1, rounds // 2) + 1):
-            await _kill_its_host(scene, verdict, known, pid, number, host_s)
+            host_s.append(await _kill_its_host(scene, verdict, known, pid, number))
             pid = await ada.learn.options(timeout=CALL_S)(f"after-host-{number}")
             known.append(f"after-host-{number}")
         verdict.figure("killed host → next acknowledged call", distribution(host_s))
@@ -71,10 +72,8 @@ async def run(options: Options) -> Verdict:
     return verdict
 
 
-async def _kill_its_host(
-    scene: Scene, verdict: Verdict, known: list[str], pid: int, number: int, times: list[float]
-) -> None:
-    """The host that made the actor dies: so does the actor, and another host makes a new one."""
+async def _kill_its_host(scene: Scene, verdict: Verdict, known: list[str], pid: int, number: int) -> float:
+    """The host that made the actor dies: so does the actor, and another host makes a new one. Returns how soon."""
     [row] = await scene.sql("select shard from entities where type = 'Worker' and key = 'ada'")
     [host] = [host for host in await scene.hosts() if row["shard"] in host.shards]
     actor = find(pid)
@@ -83,7 +82,7 @@ async def _kill_its_host(
     clock = asyncio.get_running_loop().time
     began = clock()
     new = await Worker.ref("ada").learn.options(timeout=CALL_S, idempotency_key=word)(word)
-    times.append(clock() - began)
+    took_s = clock() - began
     known.append(word)
     gone = "gone"
     try:
@@ -97,6 +96,7 @@ async def _kill_its_host(
         new != pid and gone == "gone" and not wrong,
         f"host {host.pid}, actor {pid} ({gone}) → {new} {wrong or ''}",
     )
+    return took_s
 
 
 async def _state_is(known: list[str], when: str) -> list[str]:
@@ -109,7 +109,7 @@ async def _state_is(known: list[str], when: str) -> list[str]:
 
 async def _listed() -> list[dict[str, Any]]:
     """Dedicated actors that Ray says are alive."""
-    actors: dict[str, dict[str, Any]] = await asyncio.to_thread(state.actors)
+    actors: Any = await asyncio.to_thread(state.actors)
     return [
         {"actor": actor["ActorID"][:12], "class": actor["ActorClassName"], "pid": actor["Pid"]}
         for actor in actors.values()

@@ -2,8 +2,9 @@
 
 import os
 
-from perdure.entities import Dedicated, Entity, handler, query
 from pydantic import BaseModel
+
+from perdure.entities import Dedicated, Entity, handler, query
 
 
 class Counter(Entity):

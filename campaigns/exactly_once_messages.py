@@ -1,5 +1,5 @@
-"""exactly-once-messages: sources send numbered messages to relays, relays pass them on to sinks, clients send to sinks as
-well, and hosts are killed meanwhile. Every message is applied once, and those of one sender in the order sent.
+"""exactly-once-messages: sources send numbered messages to relays, relays pass them on to sinks, clients send to
+sinks as well, and hosts are killed meanwhile. Every message is applied once, and those of one sender in the order sent.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ async def _drive(key: str, until: float, sent: dict[str, int], tally: Tally) -> 
     turn = 0
     while time.monotonic() < until:
         turn += 1
-        came = Came.UNKNOWN
+        came, total = Came.UNKNOWN, None
         while came is not Came.OK:
             emit = Source.ref(key).emit.options(idempotency_key=f"{key}-{turn}", timeout=CALL_S)
             came, total = await tally.call(emit(EMIT, RELAYS))

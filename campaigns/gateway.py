@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 import uvloop
+
 from examples.food_delivery.app import app
 from perdure.api import Settings
 from perdure.api.serve import serve

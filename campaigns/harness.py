@@ -1,8 +1,8 @@
 """A whole installation for one campaign, the faults that can be done to it, and the proof that they were.
 
-Postgres (embedded, on disk, fsync on), a local Ray, hosts and a supervisor as `perdure.cluster.connect.up` starts them, a
-client in this process; on request also the gateway and the outside services as processes of their own. Everything is
-below this process and is ended by pid at the end, whatever happened.
+Postgres (embedded, on disk, fsync on), a local Ray, hosts and a supervisor as `perdure.cluster.connect.up` starts
+them, a client in this process; on request also the gateway and the outside services as processes of their own.
+Everything is below this process and is ended by pid at the end, whatever happened.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ import httpx
 import psutil
 import psycopg
 import ray
+from psycopg.rows import dict_row
+
 from perdure.cluster import ray_runtime
 from perdure.cluster.actors import ensure_supervisor
 from perdure.cluster.addresses import HostAddress, supervisor_actor
@@ -35,7 +37,6 @@ from perdure.cluster.postgres.migrations import upgrade
 from perdure.cluster.ray_runtime import Handle, submit
 from perdure.cluster.settings import ClusterSettings
 from perdure.cluster.supervisor import SupervisorSpec
-from psycopg.rows import dict_row
 
 from .processes import descendants, end_all, find, free_port, is_alive, strike, until_gone
 from .verdict import Verdict
@@ -118,10 +119,10 @@ class Scene:
         deadline = time.monotonic() + SQL_PATIENCE_S
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
+                async with await psycopg.AsyncConnection[Row].connect(
                     self.dsn, options=f"-c search_path={NAMESPACE}", row_factory=dict_row, autocommit=True
                 ) as connection:
-                    cursor = await connection.execute(query, parameters or None)  # type: ignore[arg-type]
+                    cursor = await connection.execute(query.encode(), parameters or None)
                     return await cursor.fetchall()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
@@ -134,15 +135,21 @@ class Scene:
             """select incarnation, pid, address, array(select shard from shards where owner = incarnation order by 1)
             as shards from hosts where status = 'active' order by incarnation"""
         )
-        seen = [HostSeen(**{**row, "shards": tuple(row["shards"])}) for row in rows]
-        return [host for host in seen if find(host.pid) is not None]
+        return [
+            HostSeen(
+                incarnation=row["incarnation"], pid=row["pid"], address=row["address"], shards=tuple(row["shards"])
+            )
+            for row in rows
+            if find(row["pid"]) is not None
+        ]
 
-    async def is_whole(self) -> bool:
-        """Whether the wanted number of hosts lives and they own all shards, about evenly."""
+    async def all_hosts(self) -> list[HostSeen]:
+        """The hosts, once the wanted number of them lives and they own all shards, about evenly; else none."""
         hosts = await self.hosts()
         [row] = await self.sql("select count(*) from shards")
         owned = [len(host.shards) for host in hosts]
-        return len(hosts) == self.host_count and sum(owned) == row["count"] and 2 * min(owned) >= row["count"] // len(owned)
+        is_whole = len(hosts) == self.host_count and sum(owned) == row["count"]
+        return hosts if is_whole and 2 * min(owned) >= row["count"] // len(owned) else []
 
     async def until(self, what: str, condition: Callable[[], Awaitable[Any]], timeout_s: float = HEAL_S) -> Any:
         """Wait for something; returns its first true value. Raises NotHealed."""
@@ -155,9 +162,10 @@ class Scene:
                 raise NotHealed(f"not within {timeout_s:g} s: {what}")
             await asyncio.sleep(0.05)
 
-    async def until_whole(self) -> None:
+    async def until_whole(self) -> list[HostSeen]:
         """Wait until all hosts are there again. Raises NotHealed."""
-        await self.until("all hosts live and own all shards", self.is_whole)
+        hosts: list[HostSeen] = await self.until("all hosts live and own all shards", self.all_hosts)
+        return hosts
 
     async def actor(self, name: str) -> Handle:
         """A Ray actor by name."""
@@ -199,9 +207,8 @@ class Scene:
 
     async def heal_hosts(self, fault: Fault) -> None:
         """Wait until others have taken their places."""
-        await self.until_whole()
-        pids = [host.pid for host in await self.hosts()]
-        assert not set(pids) & set(fault.pids), "a killed host is still listed as alive"
+        pids = [host.pid for host in await self.until_whole()]
+        assert not set(pids) & set(fault.pids), f"killed {fault.pids}, alive {pids}"
         self.prove(fault.kind, fault.pids, pids)
 
     async def supervisor_pid(self) -> int:
@@ -308,7 +315,7 @@ class Scene:
 
 def ray_address() -> str:
     """Where others join this process's Ray cluster."""
-    return str(ray.get_runtime_context().gcs_address)  # type: ignore[no-untyped-call]
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @asynccontextmanager

@@ -1,14 +1,17 @@
-"""orders: people order meals through food delivery's web application while everything below it is killed at random moments.
+"""orders: people order meals through food delivery's web application while everything below it is killed at random
+moments.
 
-Every order follows a script: delivered, card declined, no driver in time, not delivered in time. Customers and drivers are HTTP
-clients that repeat what they are not sure about: an order under the same order id, anything else under the same idempotency
-key. The outside services run in a process of their own that nobody kills; a witness in front of them writes down every request.
+Every order follows a script: delivered, card declined, no driver in time, not delivered in time. Customers and drivers
+are HTTP clients that repeat what they are not sure about: an order under the same order id, anything else under the
+same idempotency key. The outside services run in a process of their own that nobody kills; a witness in front of them
+writes down every request.
 """
 
 import asyncio
 import contextlib
 import itertools
 import json
+import math
 import random
 import sqlite3
 import time
@@ -20,6 +23,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+
 from examples.food_delivery.menu import MENU
 
 from .audit import audit_chains, audit_leftovers
@@ -41,6 +45,7 @@ GIVE_UP_S = 120.0
 LONG_S, SHORT_S, RATING_S = 90.0, 1.5, 1.0
 RESUME_MEDIAN_S = 2.0
 DECLINED_CARD = "0002"
+TOO_MANY = 429
 
 SCRIPTS = {"delivered": 6, "declined": 2, "no driver": 2, "too slow": 2}
 """What happens to an order, and how often."""
@@ -89,7 +94,7 @@ class Client:
                 except httpx.TransportError as error:
                     self.again[type(error).__name__] += 1
                 else:
-                    if answer.status_code < 500 and answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                    if answer.status_code < 500 and answer.status_code != TOO_MANY:
                         return answer
                     if method == "GET" and answer.json().get("code") not in {None, "timeout", "unavailable", "busy"}:
                         return answer
@@ -174,7 +179,9 @@ class Day:
                 await asyncio.sleep(self.scene.rng.uniform(*PAUSE_S))
                 self.running_at_fault.append(len(self._under_way))
                 await self._fault(kind)
-                print(f"  {time.monotonic() - began:6.1f} s  {number}/{len(kinds)} {kind}: {self.scene.proofs[kind][-1]}")
+                print(
+                    f"  {time.monotonic() - began:6.1f} s  {number}/{len(kinds)} {kind}: {self.scene.proofs[kind][-1]}"
+                )
         finally:
             self._is_over = True
         async with asyncio.timeout(GIVE_UP_S * 2):
@@ -223,7 +230,9 @@ class Day:
             deliver_s = SHORT_S if meal.script == "too slow" else LONG_S
             pick_up_s = SHORT_S if meal.script == "no driver" else LONG_S
             limits = {"pick_up_s": pick_up_s, "deliver_s": deliver_s, "rating_s": RATING_S}
-            _expect(await ask("POST", f"{path}/run/start", body=order | {"limits": limits}, key=f"{meal.key}-start"), 202)
+            _expect(
+                await ask("POST", f"{path}/run/start", body=order | {"limits": limits}, key=f"{meal.key}-start"), 202
+            )
         meal.acked_at = time.time()
         if meal.script in {"delivered", "too slow"}:
             await self._until(path, lambda status: status == "Paid")
@@ -334,7 +343,12 @@ async def _check_witness(verdict: Verdict, scene: Scene, witness: Path) -> None:
         event = json.loads(line)
         if event["event"] == "start":
             starts[event["idempotency_key"]].append(event["at"])
-    late = [f"{step}: {at - results[step]:.3f} s after" for step, times in starts.items() if step in results for at in times if at > results[step]]  # fmt: skip
+    late = [
+        f"{step}: {at - results[step]:.3f} s after"
+        for step, times in starts.items()
+        for at in times
+        if at > results.get(step, math.inf)
+    ]
     without = [step for step in starts if step not in results]
     repeated = sum(1 for times in starts.values() if len(times) > 1)
     attempts = sum(len(times) for times in starts.values())
@@ -375,10 +389,20 @@ async def _check_customers(verdict: Verdict, client: Client, books: Path, meals:
         if found != wanted:
             wrong.append(f"{customer}: (meals, cents, history) {found} instead of {wanted}")
         if pushed[customer] != expected:
-            wrong.append(f"{customer}: pushes {pushed[customer] - expected} too many, {expected - pushed[customer]} missing")
+            wrong.append(
+                f"{customer}: pushes {pushed[customer] - expected} too many, {expected - pushed[customer]} missing"
+            )
     open_orders = (await client.ask("GET", "/boards/main/open_orders")).json()
     wrong += [f"the board still shows {order['key']}" for order in open_orders]
     verdict.none_of("messages and pushes arrived once", wrong, f"{len(texts)} customers, the board is empty")
+
+
+_FIRST_TURN = """
+select extract(epoch from min(recorded_at))::float8 as at from (
+    select recorded_at from history where shard = any(%s) union all
+    select recorded_at from journal where shard = any(%s)
+) as turns where recorded_at > (select gone_at from hosts where incarnation = %s)
+"""
 
 
 async def _measure(verdict: Verdict, scene: Scene, day: Day) -> None:
@@ -387,17 +411,8 @@ async def _measure(verdict: Verdict, scene: Scene, day: Day) -> None:
     for fault in scene.faults:
         for host in fault.hosts:
             # Nothing of the dead host commits after it was fenced, so whatever comes then is by a successor.
-            rows = await scene.sql(
-                """select extract(epoch from min(recorded_at))::float8 as at from (
-                    select recorded_at from history where shard = any(%(shards)s) union all
-                    select recorded_at from journal where shard = any(%(shards)s)
-                ) as turns where recorded_at > (select gone_at from hosts where incarnation = %(incarnation)s)""".replace(
-                    "%(shards)s", "%s"
-                ).replace("%(incarnation)s", "%s"),
-                list(host.shards),
-                list(host.shards),
-                host.incarnation,
-            )
+            shards = list(host.shards)
+            rows = await scene.sql(_FIRST_TURN, shards, shards, host.incarnation)
             if rows[0]["at"] is not None:
                 times[fault.kind].append(rows[0]["at"] - fault.at)
     resumed = times["host"]

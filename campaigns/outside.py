@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from examples.food_delivery import outside
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from examples.food_delivery import outside
 
 WITNESS = "CAMPAIGN_WITNESS"
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 
 from .audit import audit_chains, audit_leftovers
 from .entities import Note
@@ -58,7 +58,7 @@ async def run(options: Options, *, entities: int = ENTITIES) -> Verdict:
                 wrong.append(key)
 
         began = time.monotonic()
-        await _limited([read(f"note-{number}") for number in range(entities)])
+        await _limited(read(f"note-{number}") for number in range(entities))
         verdict.figure("woken per second", round(entities / (time.monotonic() - began)))
         verdict.none_of("each answers its next call with its state", wrong, f"{entities} entities")
         same = [host.pid for host in await scene.hosts()]
@@ -72,16 +72,16 @@ def _text(key: str) -> str:
     return (key + " ") * (STATE_CHARS // (len(key) + 1))
 
 
-async def _all(keys: "Sequence[str] | object") -> None:
-    await _limited([Note.ref(key).write(_text(key)) for key in keys])  # type: ignore[attr-defined]
+async def _all(keys: Iterable[str]) -> None:
+    await _limited(Note.ref(key).write(_text(key)) for key in keys)
 
 
-async def _limited(calls: "Sequence[object]") -> None:
+async def _limited(calls: Iterable[Awaitable[None]]) -> None:
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def one(call: object) -> None:
+    async def one(call: Awaitable[None]) -> None:
         async with slots:
-            await call  # type: ignore[misc]
+            await call
 
     await asyncio.gather(*(one(call) for call in calls))
 

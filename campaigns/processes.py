@@ -8,10 +8,12 @@ import signal
 import socket
 import time
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import psutil
 
 GONE_S = 20.0
+_PROC = Path("/proc")
 _SOCKET = re.compile(r"\s(\d+)\s+\*\s+(\d+)\s+users:\((.*)\)")
 _PID = re.compile(r"pid=(\d+)")
 
@@ -21,19 +23,23 @@ class NotGone(Exception):
 
 
 def find(pid: int) -> psutil.Process | None:
-    """The process of that pid, unless it is gone or a zombie."""
-    try:
+    """The process of that pid, unless it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
-    except psutil.NoSuchProcess:
-        return None
+        return process if is_alive(process) else None
+    return None
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs (or is stopped); a zombie does not."""
+    """Whether it runs (or is stopped). A zombie does only as long as other threads of it do.
+
+    From /proc, for psutil takes a process for another one when it computes a slightly different time of birth.
+    """
+    here = _PROC / str(process.pid)
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        state = (here / "stat").read_bytes().rpartition(b")")[2].split()[0]
+        return state not in (b"Z", b"X") or sum(1 for _ in (here / "task").iterdir()) > 1
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

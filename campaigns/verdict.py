@@ -54,12 +54,9 @@ class Verdict:
     def render(self) -> str:
         """The table for people."""
         width = max([len(check.name) for check in self.checks] + [len(name) for name in self.figures] + [20])
-        lines = [
-            "",
-            f"campaign {self.campaign}, seed {self.seed}: {'PASSED' if self.is_ok else 'VIOLATED'} "
-            f"({time.monotonic() - self.started:.0f} s; {machine()})",
-            "",
-        ]
+        outcome = "PASSED" if self.is_ok else "VIOLATED"
+        took = f"{time.monotonic() - self.started:.0f} s; {machine()}"
+        lines = ["", f"campaign {self.campaign}, seed {self.seed}: {outcome} ({took})", ""]
         lines += [f"  {'ok  ' if c.is_ok else 'FAIL'}  {c.name:<{width}}  {c.detail}" for c in self.checks]
         lines += ["", *(f"        {name:<{width}}  {_shown(value)}" for name, value in self.figures.items())]
         if self.violations:

@@ -4,9 +4,9 @@ While it is stopped, writes and queries are put into its mailbox directly, past 
 moment in which it wakes up and knows of nothing. None of its writes may commit, none of its answers may show a state
 that is not the newest, and its process must end.
 
-In every second round its connections with Postgres are frozen as well before it wakes up (the backends are stopped), as if
-its machine had been cut off: it cannot learn that it was fenced, has a lease of its own to judge by, and what it sends
-to Postgres arrives after it is dead.
+In every second round its connections with Postgres are frozen as well before it wakes up (the backends are stopped),
+as if its machine had been cut off: it cannot learn that it was fenced, has only its own lease to judge by, and what it
+sends to Postgres arrives after it is dead.
 
 Every outcome says which process made it, so history shows whether the zombie wrote anything after it was fenced.
 """
@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import psutil
+
 from perdure.cluster.ray_runtime import Handle, submit
 from perdure.cluster.wire import Offer, decode_answer, encode
 from perdure.entities.ids import new_message_id
-from perdure.entities.messages import Envelope, Kind, Reply, Status
+from perdure.entities.messages import Envelope, Kind, Status
 from perdure.entities.shard import shard_of
 
 from .audit import audit_chains, audit_leftovers
@@ -60,7 +61,9 @@ async def run(options: Options) -> Verdict:
             f"{sum(one.successor_rows for one in results)} outcomes after the fence, all by other processes",
         )
         verdict.none_of("it serves no stale query", [line for one in results for line in one.stale], "as above")
-        verdict.none_of("it retires", [line for one in results for line in one.not_retired], f"{rounds} processes ended")
+        verdict.none_of(
+            "it retires", [line for one in results for line in one.not_retired], f"{rounds} processes ended"
+        )
         verdict.none_of(
             "no acknowledged write is lost or doubled",
             [line for one in results for line in one.wrong],
@@ -196,7 +199,9 @@ class _Round:
     # --- waiting ---
 
     async def _fenced_at(self, host: HostSeen) -> float:
-        query = "select extract(epoch from gone_at)::float8 as at from hosts where incarnation = %s and status = 'fenced'"
+        query = (
+            "select extract(epoch from gone_at)::float8 as at from hosts where incarnation = %s and status = 'fenced'"
+        )
         rows = await self.scene.sql(query, host.incarnation)
         return float(rows[0]["at"]) if rows else 0.0
 

@@ -48,6 +48,12 @@ class PerdureError(Exception):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "code" in cls.__dict__:
+            known = ERRORS.setdefault(cls.code, cls)
+            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise TypeError(
+                    f"{cls.__qualname__}: the error code {cls.code!r} belongs to {known.__module__}.{known.__qualname__}; "
+                    "choose another"
+                )
             ERRORS[cls.code] = cls
 
     @property

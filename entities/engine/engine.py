@@ -166,6 +166,7 @@ class Engine:
             self._dedicated.close()
         await self._readers.stop()
         await self._committer.stop()
+        self._under_way.clear()
         self._activities.close()
         for activation in list(self.active.values()):
             self._remove(activation)

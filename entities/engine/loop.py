@@ -42,6 +42,17 @@ class WorkflowTimer(asyncio.TimerHandle):
     number: int
 
 
+class WorkflowTask(asyncio.Task[Any]):
+    """A task with a repeatable place in a set: TaskGroup and `asyncio.wait` go through sets of tasks."""
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, place: int, **kwargs: Any) -> None:
+        self._place = place
+        super().__init__(coro, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._place
+
+
 class SpinningWorkflow(Exception):
     """The workflow code never waits for anything: it schedules itself without end."""
 
@@ -49,8 +60,10 @@ class SpinningWorkflow(Exception):
 class WorkflowLoop(asyncio.AbstractEventLoop):
     """Event loop of one run. Not thread-safe; owned by its run."""
 
-    def __init__(self, host: TimerHost) -> None:
+    def __init__(self, host: TimerHost, place: int = 0) -> None:
+        """`place`: repeatable, and different for each run, lest all of asyncio's own sets of tasks degenerate."""
         self._host = host
+        self._place = place
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: list[asyncio.Task[Any]] = []
         self._prune_at = 64
@@ -142,7 +155,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         kwargs.pop("eager_start", None)
-        task = asyncio.Task(coro, loop=self, **kwargs)
+        self._place += 1
+        task = WorkflowTask(coro, place=self._place, loop=self, **kwargs)
         # Kept here: asyncio itself holds tasks weakly, and a collected task would silently end.
         self._tasks.append(task)
         if len(self._tasks) > self._prune_at:

@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 import msgspec
 
@@ -109,7 +110,7 @@ class Run:
         self._is_closed = False
         self._is_replaying = False
         self._random = Random(row.run_id)  # noqa: S311 - repeatable chance is the point
-        self._loop = WorkflowLoop(self)  # type: ignore[abstract]  # all that asyncio itself needs is there
+        self._loop = WorkflowLoop(self, crc32(row.run_id.encode()))  # type: ignore[abstract]  # all that asyncio itself needs is there
         self._method = definition.workflows[row.workflow]
         self._state = state
         self._main: asyncio.Task[Any] | None = None

@@ -1,14 +1,14 @@
 """The lifespan connects, composes, and lets go."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 
-from perdure.api import lifespan
+from perdure.api import entity_router, lifespan
 from perdure.cluster import connect as connecting
 from perdure.entities.client import ambient, set_default
 from perdure.entities.errors import NotConnected, StartRefused
@@ -28,6 +28,14 @@ class Connection(FakeCaller):
         set_default(None)
 
 
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
+    """The application started, as a server does it; its state."""
+    async with app.router.lifespan_context(app) as state:
+        assert state is not None
+        yield state
+
+
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
@@ -44,18 +52,10 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 async def test_refs_work_while_the_application_runs(connections: list[dict[str, Any]]) -> None:
     app = FastAPI(lifespan=lifespan([Order], dsn="postgresql://x", namespace="shop"))
-
-    @app.get("/")
-    async def pick(request: Request) -> str:
-        await Order.ref("o-1").pick_up()
-        return str(request.state.perdure.session)
-
-    async with app.router.lifespan_context(app) as state:
-        transport = httpx.ASGITransport(app)
+    async with running(app) as state:
         assert state["perdure"] is connections[0]["connection"]
         assert not connections[0]["connection"].is_closed
         await Order.ref("o-1").pick_up()
-        del transport
     assert connections[0]["connection"].is_closed
     assert (connections[0]["dsn"], connections[0]["namespace"]) == ("postgresql://x", "shop")
     with pytest.raises(NotConnected):
@@ -74,7 +74,7 @@ async def test_the_users_own_lifespan_runs_inside(connections: list[dict[str, An
         seen.append("end")
 
     app = FastAPI(lifespan=lifespan([Order], dsn="postgresql://x", inner=own))
-    async with app.router.lifespan_context(app) as state:
+    async with running(app) as state:
         assert state["mine"] == "kept"
         assert "perdure" in state
     assert seen == ["start", "end"]
@@ -84,12 +84,13 @@ async def test_the_users_own_lifespan_runs_inside(connections: list[dict[str, An
 async def test_it_disconnects_if_the_users_lifespan_fails(connections: list[dict[str, Any]]) -> None:
     @asynccontextmanager
     async def own(app: FastAPI) -> AsyncGenerator[None]:
-        raise RuntimeError("no")
+        if app.title:
+            raise RuntimeError("no")
         yield
 
     app = FastAPI(lifespan=lifespan([Order], dsn="postgresql://x", inner=own))
     with pytest.raises(RuntimeError, match="no"):
-        async with app.router.lifespan_context(app):
+        async with running(app):
             pass
     assert connections[0]["connection"].is_closed
 
@@ -100,7 +101,7 @@ async def test_the_environment_names_the_database_when_it_starts(
     app = FastAPI(lifespan=lifespan([Order]))
     monkeypatch.setenv("PERDURE_DSN", "postgresql://later")
     monkeypatch.setenv("PERDURE_NAMESPACE", "other")
-    async with app.router.lifespan_context(app):
+    async with running(app):
         pass
     assert (connections[0]["dsn"], connections[0]["namespace"]) == ("postgresql://later", "other")
 
@@ -108,17 +109,15 @@ async def test_the_environment_names_the_database_when_it_starts(
 async def test_without_a_database_it_says_what_to_do(connections: list[dict[str, Any]]) -> None:
     app = FastAPI(lifespan=lifespan([Order]))
     with pytest.raises(StartRefused, match=r"PERDURE_DSN.*perdure dev"):
-        async with app.router.lifespan_context(app):
+        async with running(app):
             pass
 
 
 async def test_the_client_of_the_application_serves_its_requests(connections: list[dict[str, Any]]) -> None:
-    from perdure.api import entity_router
-
     app = FastAPI(lifespan=lifespan([Order], dsn="postgresql://x"))
     app.include_router(entity_router(Order), prefix="/orders")
     other = FakeCaller()
-    async with app.router.lifespan_context(app) as state:
+    async with running(app) as state:
         set_default(other)
 
         async def with_state(scope: Any, receive: Any, send: Any) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from perdure.cluster import ray_runtime
+from perdure.cluster.addresses import process_of
 from perdure.cluster.client import Connection
 from perdure.cluster.connect import connect, down, up
 from perdure.cluster.embedded import EmbeddedPostgres
 from perdure.cluster.postgres import migrations
+from perdure.cluster.process import Pulse, pulse
 from perdure.cluster.settings import ClusterSettings
 from perdure.cluster.stores import Store, StoreAddress
 from perdure.entities.store.rows import HostRow
@@ -64,12 +66,13 @@ class World:
         return [host for host in await self.store.hosts() if host.status in (statuses or ("active",))]
 
     async def until_owned_by(self, count: int, timeout_s: float = 30) -> None:
-        """Until so many hosts own all shards between them."""
+        """Until so many hosts, all of them alive, own all shards between them."""
         async with asyncio.timeout(timeout_s):
             while True:
-                active = {host.incarnation for host in await self.hosts()}
+                hosts = await self.hosts("active", "draining")
+                active = {host.incarnation for host in hosts if pulse(process_of(host)) is not Pulse.GONE}
                 owners = {row.owner for row in await self.store.owners()}
-                if owners <= active and len(owners) == len(active) == count:
+                if owners <= active and len(owners) == len(active) == len(hosts) == count:
                     return
                 await asyncio.sleep(0.02)
 

@@ -1,6 +1,6 @@
 """Router, link and exchange without Ray: calls travel through a network that delays, overtakes, loses and lies.
 
-The hosts' engines here keep one list per entity in a shared "store" and apply each message id once, as the real one does.
+The hosts' engines here keep one list per entity in a shared "store" and apply each message id once.
 """
 
 import asyncio

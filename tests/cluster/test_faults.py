@@ -243,7 +243,7 @@ async def test_down_ends_everything(world: World) -> None:
 
 
 async def test_hosts_that_cannot_start_say_why(world: World) -> None:
-    with pytest.raises(StartRefused, match="no module 'tests.cluster.nowhere'"):
+    with pytest.raises(StartRefused, match=r"no module 'tests\.cluster\.nowhere'"):
         await world.up(1, entities=("tests.cluster.nowhere",))
     await world.up(1)
 
@@ -252,11 +252,11 @@ async def test_a_handler_that_blocks_its_process_costs_the_host_its_shards(world
     """The renewal runs on the loop that runs the entities, so a wedged loop loses its lease."""
     await world.up(2)
     await world.connect()
-    victim, other = await world.hosts()
+    victim, _ = await world.hosts()
     key = await a_key_of(world, victim)
     neighbour = Counter.ref(f"{key}/neighbour")
     await neighbour.add()
-    blocked = asyncio.ensure_future(Counter.ref(key).options(timeout=2).block(8))
+    blocked = asyncio.ensure_future(Counter.ref(key).block.options(timeout=2)(8))
     await asyncio.sleep(0.2)
     async with asyncio.timeout(20):
         while victim.incarnation in {host.incarnation for host in await world.hosts()}:

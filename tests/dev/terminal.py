@@ -124,9 +124,10 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         self.http.close()
-        left = self.left_behind()
-        for process in [*left, self.process] if self.process.poll() is None else left:
-            process.kill()
+        if self.process.poll() is None:
+            self.process.kill()
+        for left in self.left_behind():
+            left.kill()
         self.process.wait()
         self._reader.join(5)
         assert self.process.stdout is not None

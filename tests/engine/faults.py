@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from enum import Enum
 
-from perdure.entities import EntityId, Registry
+from perdure.entities import EntityId
+from perdure.entities.engine.journal import decode_entry
 from perdure.entities.messages import Envelope
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.port import HostFenced, NotStorable, StoreUnavailable, WriteConflict
@@ -38,6 +38,8 @@ class FaultyStore(MemoryStore):
         super().__init__(shards=shards)
         self.commits: list[Batch] = []
         """Every commit that was tried."""
+        self.settled: set[str] = set()
+        """Idempotency keys of operations whose outcome is committed."""
         self.faults: deque[Fault] = deque()
         self.pick: Callable[[int, Batch], Fault] = lambda _number, _batch: Fault.NONE
         self.read_faults = 0
@@ -61,11 +63,11 @@ class FaultyStore(MemoryStore):
         entities = [write.entity for write in batch.writes]
         match fault:
             case Fault.NONE:
-                return await super().commit(batch)
+                return await self._write(batch)
             case Fault.BEFORE:
                 raise StoreUnavailable("injected", maybe_applied=False)
             case Fault.AFTER:
-                await super().commit(batch)
+                await self._write(batch)
                 raise StoreUnavailable("injected", maybe_applied=True)
             case Fault.CONFLICT:
                 raise WriteConflict("injected", entities=entities)
@@ -75,10 +77,18 @@ class FaultyStore(MemoryStore):
                 raise NotStorable("injected", entities=entities)
             case Fault.CRASH_BEFORE | Fault.CRASH_AFTER:
                 if fault is Fault.CRASH_AFTER:
-                    await super().commit(batch)
+                    await self._write(batch)
                 self.crash(batch.incarnation)
                 await asyncio.Event().wait()
                 raise AssertionError("a dead host goes on")
+
+    async def _write(self, batch: Batch) -> int:
+        written_us = await super().commit(batch)
+        for write in batch.writes:
+            for row in write.journal:
+                address = f"{write.entity}/{row.workflow}/{row.run_id}"
+                self.settled.update(f"{address}/{event.operation}" for event in decode_entry(row.entry).events)
+        return written_us
 
     def hold_commits(self) -> None:
         """Commits wait from now on."""
@@ -144,9 +154,21 @@ class FaultyStore(MemoryStore):
         self._entities[EntityId.parse(entity)].state = state
 
 
-@asynccontextmanager
-async def restarted(cluster: LocalCluster, registry: Registry) -> AsyncGenerator[None]:
-    """Crash the first host; its successor runs the classes of `registry` (a deploy)."""
-    cluster.registry = registry
-    await cluster.crash()
-    yield
+class Crasher:
+    """Kills hosts of a cluster where its store says so."""
+
+    def __init__(self, cluster: LocalCluster, store: FaultyStore) -> None:
+        self.crashes = 0
+        self._cluster = cluster
+        self._tasks: list[asyncio.Task[None]] = []
+        store.crash = self._crash
+
+    def _crash(self, incarnation: str) -> None:
+        names = [engine.incarnation for engine in self._cluster.engines]
+        if incarnation in names:
+            self.crashes += 1
+            self._tasks.append(asyncio.create_task(self._cluster.crash(names.index(incarnation))))
+
+    async def settle(self) -> None:
+        """Wait until the last crash is over."""
+        await asyncio.gather(*self._tasks)

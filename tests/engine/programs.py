@@ -324,14 +324,16 @@ class Flow(Entity):
                 group.create_task(strict_charge(13))
         except* CardDeclined:
             order.append("declined")
-        self.log = order
+        await condition(lambda: self.go)
         return order
 
     @workflow
     async def goes_through_a_set(self) -> list[str]:
         tasks = [asyncio.create_task(asyncio.sleep(0.001 * (number % 3), number)) for number in range(20, 40)]
         done, _ = await asyncio.wait(tasks)
-        return [await charge(task.result()) for task in done]
+        order = [await charge(task.result()) for task in done]
+        await condition(lambda: self.go)
+        return order
 
     @workflow
     async def coordinates(self) -> list[str]:

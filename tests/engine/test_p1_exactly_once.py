@@ -9,7 +9,7 @@ from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.errors import HandlerFailed
 from perdure.entities.testing import LocalCluster
 
-from .faults import Fault, FaultyStore
+from .faults import Crasher, Fault, FaultyStore
 from .scenes import Account, world
 from .senders import Sender
 from .waiting import becomes, eventually
@@ -136,13 +136,7 @@ async def test_failed_commits_under_load_apply_everything_once(
 @pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER])
 async def test_crashes_under_load_apply_everything_once(store: FaultyStore, fault: Fault) -> None:
     async with LocalCluster([Account], store=store, hosts=2) as cluster:
-        dying: list[asyncio.Task[None]] = []
-
-        def crash(incarnation: str) -> None:
-            index = [engine.incarnation for engine in cluster.engines].index(incarnation)
-            dying.append(asyncio.create_task(cluster.crash(index)))
-
-        store.crash = crash
+        crasher = Crasher(cluster, store)
         store.pick = lambda number, _: fault if number in (2, 6, 11, 17) else Fault.NONE
         accounts = [Account.ref(f"a{number}") for number in range(6)]
         for _ in range(4):
@@ -152,8 +146,8 @@ async def test_crashes_under_load_apply_everything_once(store: FaultyStore, faul
             )
         for account in accounts:
             await becomes(account.total, 24)
-        assert dying
-        await asyncio.gather(*dying)
+        assert crasher.crashes
+        await crasher.settle()
         await cluster.drained()
         for account in accounts:
             assert [row.version for row in store.history(f"Account/{account.key}")] == list(range(1, 25))

@@ -1,0 +1,28 @@
+"""Each campaign, short: it runs, its faults happen, it finds nothing. `make campaigns` runs the real ones."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+
+SHORT = {
+    "counters": ["--seconds", "12"],
+    "dedicated": ["--rounds", "2"],
+    "exactly-once-messages": ["--seconds", "10"],
+    "orders": ["--rounds", "5"],
+    "passivation": [],
+    "zombie": ["--rounds", "2"],
+}
+
+
+# In a process of its own: a campaign owns its Ray cluster, and one process can be in one only.
+@pytest.mark.parametrize("name", SHORT)
+def test_campaign(name: str) -> None:
+    command = [sys.executable, "-m", "campaigns", name, "--seed", "1", *SHORT[name]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASSED" in done.stdout

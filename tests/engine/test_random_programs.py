@@ -1,0 +1,265 @@
+"""Random asyncio programs as workflows: undisturbed, and evicted after every turn with crashes at random commits.
+
+Seeds are printed; PERDURE_SEEDS=1000 tries more, PERDURE_SEED=17 only one.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+
+from perdure.entities import Entity, Mailbox, activity, activity_info, condition, handler, now, query, uuid4, workflow
+from perdure.entities.engine.settings import EngineSettings
+from perdure.entities.testing import LocalCluster
+
+from .faults import Crasher, Fault, FaultyStore
+from .programs import QUICKLY, CardDeclined
+from .waiting import eventually
+
+SEEDS = [int(os.environ["PERDURE_SEED"])] if "PERDURE_SEED" in os.environ else range(
+    int(os.environ.get("PERDURE_SEEDS", "50"))
+)  # fmt: skip
+
+Program = list[Any]
+
+
+@dataclass
+class Outside:
+    """What activities see."""
+
+    store: FaultyStore = field(default_factory=FaultyStore)
+    violations: list[str] = field(default_factory=list[str])
+    failures: dict[str, int] = field(default_factory=dict[str, int])
+
+
+outside = Outside()
+
+
+@activity(retry=QUICKLY.__class__(initial=QUICKLY.initial, maximum=QUICKLY.maximum, non_retryable=[CardDeclined]))
+async def step(number: int, failures: int, is_fatal: bool) -> int:
+    info = activity_info()
+    if info.idempotency_key in outside.store.settled:
+        outside.violations.append(info.idempotency_key)
+    if is_fatal:
+        raise CardDeclined(str(number))
+    failed = outside.failures.get(info.idempotency_key, 0)
+    if failed < failures:
+        outside.failures[info.idempotency_key] = failed + 1
+        raise ValueError("again")
+    return number * 10
+
+
+class Peer(Entity):
+    total: int = 0
+
+    @handler
+    async def add(self, number: int) -> int:
+        self.total += number
+        return number
+
+    @workflow
+    async def child(self, number: int) -> int:
+        self.total += await step(number, 1, False)
+        await asyncio.sleep(0.001)
+        return number
+
+
+class Machine(Entity):
+    """Interprets a program. Its result is a tree that does not depend on timing."""
+
+    level: int = 0
+    total: int = 0
+    got: list[str] = []
+    kept: list[int] = []
+    letters = Mailbox(str)
+
+    @workflow
+    async def run(self, program: list[Any]) -> Any:
+        kept = self.kept
+        kept.append(-1)
+        begin = now()
+        result = await self.do(program)
+        assert now() >= begin
+        assert str(uuid4())
+        return result
+
+    @handler
+    async def set_level(self, level: int) -> None:
+        self.level = max(level, self.level)
+        self.kept.append(level)
+
+    @query
+    async def look(self) -> tuple[int, list[str]]:
+        return self.total, sorted(self.got)
+
+    async def do(self, program: Program) -> Any:
+        what, *rest = program
+        return await getattr(self, f"do_{what}")(*rest)
+
+    async def do_seq(self, *parts: Program) -> Any:
+        return [await self.do(part) for part in parts]
+
+    async def do_gather(self, *parts: Program) -> Any:
+        results = await asyncio.gather(*(self.do(part) for part in parts), return_exceptions=True)
+        return [repr(result) if isinstance(result, BaseException) else result for result in results]
+
+    async def do_group(self, *parts: Program) -> Any:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.do(part)) for part in parts]
+        except* CardDeclined as declined:
+            return sorted({str(error) for error in declined.exceptions})[:0]
+        return [task.result() for task in tasks]
+
+    async def do_wait(self, *parts: Program) -> Any:
+        tasks = [asyncio.create_task(self.do(part)) for part in parts]
+        done, _ = await asyncio.wait(tasks)
+        for task in done:  # a set: the order has to be repeatable
+            self.total += await step(1 if task.exception() is None else 2, 0, False) // 10
+        return len(done)
+
+    async def do_sleep(self, milliseconds: int) -> Any:
+        await asyncio.sleep(milliseconds / 1_000)
+        return "slept"
+
+    async def do_step(self, number: int, failures: int, is_fatal: bool) -> Any:
+        result = await step(number, failures, is_fatal)
+        self.total += result
+        return result
+
+    async def do_try(self, part: Program) -> Any:
+        try:
+            return await self.do(part)
+        except CardDeclined as declined:
+            await asyncio.sleep(0)
+            return f"declined {declined}"
+
+    async def do_condition(self, level: int) -> Any:
+        return await condition(lambda: self.level >= level)
+
+    async def do_never(self, milliseconds: int) -> Any:
+        return await condition(lambda: self.level > 1_000, timeout=milliseconds / 1_000)
+
+    async def do_receive(self) -> Any:
+        self.got.append(await self.letters.receive())
+        return "received"
+
+    async def do_generous(self, part: Program) -> Any:
+        async with asyncio.timeout(60):
+            return await self.do(part)
+
+    async def do_too_short(self, milliseconds: int) -> Any:
+        try:
+            return await asyncio.wait_for(asyncio.get_running_loop().create_future(), milliseconds / 1_000)
+        except TimeoutError:
+            return "timed out"
+
+    async def do_cancel(self, milliseconds: int) -> Any:
+        async def waits() -> None:
+            try:
+                await condition(lambda: False)
+            finally:
+                self.total += await step(5, 0, False)
+
+        task = asyncio.create_task(waits())
+        await asyncio.sleep(milliseconds / 1_000)
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    async def do_shield(self, part: Program) -> Any:
+        return await asyncio.shield(self.do(part))
+
+    async def do_call(self, number: int) -> Any:
+        return await Peer.ref(self.key).add(number)
+
+    async def do_send(self, number: int) -> Any:
+        await Peer.ref(self.key).add.send(number)
+        return "sent"
+
+    async def do_child(self, number: int) -> Any:
+        return await Peer.ref(f"{self.key}-{number}").child(number)
+
+    async def do_queue(self, count: int) -> Any:
+        queue: asyncio.Queue[int] = asyncio.Queue(1)
+
+        async def produce() -> None:
+            for number in range(count):
+                await queue.put(await step(number, 0, False))
+
+        producer = asyncio.create_task(produce())
+        items = [await queue.get() for _ in range(count)]
+        await producer
+        return items
+
+
+def generate(random: Random, depth: int) -> Program:
+    leaves: list[Program] = [
+        ["sleep", random.randint(0, 3)],
+        ["step", random.randint(0, 9), random.choice([0, 0, 1, 2]), False],
+        ["try", ["step", random.randint(0, 9), 0, True]],
+        ["condition", random.randint(0, 3)],
+        ["never", random.randint(0, 3)],
+        ["receive"],
+        ["too_short", random.randint(0, 3)],
+        ["cancel", random.randint(0, 2)],
+        ["call", random.randint(1, 9)],
+        ["send", random.randint(1, 9)],
+        ["child", random.randint(1, 3)],
+        ["queue", random.randint(1, 3)],
+    ]
+    if depth == 0 or random.random() < 0.25:
+        return random.choice(leaves)
+    what = random.choice(["seq", "seq", "gather", "gather", "group", "wait", "generous", "shield", "try"])
+    if what in ("generous", "shield", "try"):
+        return [what, generate(random, depth - 1)]
+    return [what, *(generate(random, depth - 1) for _ in range(random.randint(1, 4)))]
+
+
+def count(program: Program, what: str) -> int:
+    return (program[0] == what) + sum(count(part, what) for part in program[1:] if isinstance(part, list))
+
+
+async def play(program: Program, random: Random | None) -> tuple[Any, Any, int]:
+    """Run the program; with `random` disturbed by it. Returns its result, what it left, and its peer's total."""
+    outside.__init__()  # type: ignore[misc]
+    store = outside.store
+    settings = EngineSettings(mail_poll_s=0.05, evict_after_every_turn=random is not None)
+    if random is not None:
+        kinds = [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.BEFORE, Fault.AFTER, Fault.CONFLICT]
+        store.pick = lambda number, _: random.choice(kinds) if random.random() < 0.12 and number < 60 else Fault.NONE
+    async with LocalCluster([Machine, Peer], store=store, hosts=2, settings=settings) as cluster:
+        crasher = Crasher(cluster, store)
+        machine = Machine.ref("m")
+        await machine.run.start(program)
+        for number in range(count(program, "receive")):
+            await machine.letters.send(f"letter {number}")
+        for level in range(1, 4):
+            await machine.set_level(level)
+        result = await machine.run.result(timeout=20)
+        await eventually(lambda: not store.waiting_messages() and not store.reminder_rows())
+        await crasher.settle()
+        await cluster.drained()
+        left = await machine.look()
+        total = sum(
+            int(stored.state.split(b'"total":')[1].split(b"}")[0])
+            for entity, stored in store._entities.items()
+            if entity.type == "Peer" and stored.state
+        )
+    assert outside.violations == []
+    assert store.dead_letters == []
+    assert store.attempt_rows() == []
+    return result, left, total
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_random_program_ends_alike_whatever_happens(seed: int) -> None:
+    random = Random(seed)
+    program = generate(random, random.choice([1, 2, 2, 3]))
+    print(f"PERDURE_SEED={seed}: {program}")
+    undisturbed = await play(program, None)
+    disturbed = await play(program, random)
+    assert disturbed == undisturbed
