@@ -9,12 +9,13 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
-from typing import Any, NewType, NoReturn
+from typing import Any, NewType
 
 # Ray prints a paragraph on the driver for every process that ends, expected or not; read when Ray is imported.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
 
 import ray
+from ray.actor import exit_actor
 from ray.exceptions import ActorDiedError, RayError
 
 from .addresses import RAY_NAMESPACE
@@ -33,6 +34,7 @@ _LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # it would kill hosts when something else fills the machine
+    "RAY_worker_niceness": "0",  # hosts are the work here; Ray's 15 starves them beside a busy web server
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -154,10 +156,10 @@ def kill(handle: Handle) -> None:
     ray.kill(actor, no_restart=True)
 
 
-def end_this_actor() -> NoReturn:
+def end_this_actor() -> None:
     """To be called in a method of an async actor: its process ends in order, once its other calls have returned."""
-    exit_actor: Callable[[], NoReturn] = ray.actor.exit_actor
-    exit_actor()
+    end: Callable[[], None] = exit_actor
+    end()  # raises
 
 
 def is_actor_dead(error: BaseException) -> bool:

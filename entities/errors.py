@@ -50,10 +50,8 @@ class PerdureError(Exception):
         if "code" in cls.__dict__:
             known = ERRORS.setdefault(cls.code, cls)
             if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise TypeError(
-                    f"{cls.__qualname__}: the error code {cls.code!r} belongs to {known.__module__}.{known.__qualname__}; "
-                    "choose another"
-                )
+                owner = f"{known.__module__}.{known.__qualname__}"
+                raise TypeError(f"{cls.__qualname__}: the error code {cls.code!r} belongs to {owner}; choose another")
             ERRORS[cls.code] = cls
 
     @property

@@ -22,7 +22,7 @@ outside = httpx.Client(base_url=OUTSIDE_URL, timeout=5)
 
 
 class CardDeclined(ApplicationError):
-    code = "card_declined"  # the name under which this error travels from the activity to the workflow
+    """The bank says no, and will say no again."""
 
 
 @activity(retry=RetryPolicy(maximum=PATIENCE, non_retryable=[CardDeclined]), timeout=timedelta(seconds=30))

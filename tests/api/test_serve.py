@@ -1,6 +1,7 @@
 """Serving over real sockets: what only shows there."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -42,19 +43,27 @@ class Answer:
 
 
 async def talk(url: str, *parts: bytes, pause_s: float = 0.0) -> Answer:
-    """Send bytes as they are; read until the server closes."""
+    """Send bytes as they are until an answer comes; read until the server closes."""
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
-    try:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(pause_s)
-    except ConnectionError:
-        pass
+    received = bytearray()
+
+    async def receive() -> None:
+        with contextlib.suppress(ConnectionError):  # it closes while we are still sending
+            while data := await reader.read(65_536):
+                received.extend(data)
+
     async with asyncio.timeout(10):
-        data = await reader.read()
+        receiving = asyncio.create_task(receive())
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                if received:
+                    break
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+        await receiving
     writer.close()
-    return Answer(data)
+    return Answer(bytes(received))
 
 
 async def test_keys_with_slashes_reach_the_entity(url: str, caller: FakeCaller) -> None:

@@ -81,7 +81,8 @@ class Kitchen(Entity):
 
     @workflow
     async def prepare(self, dish: str) -> str:
-        self.dishes.append(await cook(dish))
+        cooked = await cook(dish)
+        self.dishes.append(cooked)  # `self.dishes.append(await ...)` would keep an alias over the await
         await asyncio.sleep(0.002)
         await Till.ref("main").note.send(dish)
         return dish.upper()

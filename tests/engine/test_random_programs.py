@@ -62,7 +62,8 @@ class Peer(Entity):
 
     @workflow
     async def child(self, number: int) -> int:
-        self.total += await step(number, 1, False)
+        result = await step(number, 1, False)
+        self.total += result
         await asyncio.sleep(0.001)
         return number
 
@@ -107,18 +108,35 @@ class Machine(Entity):
         return [repr(result) if isinstance(result, BaseException) else result for result in results]
 
     async def do_group(self, *parts: Program) -> Any:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.do(part)) for part in parts]
+        return [task.result() for task in tasks]
+
+    async def do_failing_group(self, siblings: int) -> Any:
+        async def waits(number: int) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                result = await step(number, 0, False)
+                self.total += result  # `self.total += await ...` would read the total before the await
+                await asyncio.sleep(number % 2 / 1_000)
+
+        declined = ""
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self.do(part)) for part in parts]
-        except* CardDeclined as declined:
-            return sorted({str(error) for error in declined.exceptions})[:0]
-        return [task.result() for task in tasks]
+                for number in range(siblings):
+                    group.create_task(waits(number))
+                group.create_task(step(siblings, 0, True))
+        except* CardDeclined as errors:
+            declined = str(errors.exceptions[0])
+        return declined
 
     async def do_wait(self, *parts: Program) -> Any:
         tasks = [asyncio.create_task(self.do(part)) for part in parts]
         done, _ = await asyncio.wait(tasks)
         for task in done:  # a set: the order has to be repeatable
-            self.total += await step(1 if task.exception() is None else 2, 0, False) // 10
+            result = await step(1 if task.exception() is None else 2, 0, False)
+            self.total += result
         return len(done)
 
     async def do_sleep(self, milliseconds: int) -> Any:
@@ -162,7 +180,8 @@ class Machine(Entity):
             try:
                 await condition(lambda: False)
             finally:
-                self.total += await step(5, 0, False)
+                result = await step(5, 0, False)
+                self.total += result
 
         task = asyncio.create_task(waits())
         await asyncio.sleep(milliseconds / 1_000)
@@ -206,6 +225,7 @@ def generate(random: Random, depth: int) -> Program:
         ["receive"],
         ["too_short", random.randint(0, 3)],
         ["cancel", random.randint(0, 2)],
+        ["failing_group", random.randint(1, 8)],
         ["call", random.randint(1, 9)],
         ["send", random.randint(1, 9)],
         ["child", random.randint(1, 3)],

@@ -64,6 +64,8 @@ class Resumes(Record):
         run.begin(entry.now_us)
         try:
             for event in events:
+                if event.operation >= 0 and event.operation not in run.pending:
+                    continue  # settled or withdrawn by an event before it
                 entry.events.append(event)
                 run.apply(event)
             self._feed_items(write, run, entry)
