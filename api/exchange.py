@@ -8,12 +8,12 @@ from fastapi import Request, Response
 from ..entities.calls import deliver
 from ..entities.client import Caller, ambient
 from ..entities.descriptors import Mailbox
-from ..entities.errors import Busy, CallTimeout, PerdureError, Unavailable, error_from_body
+from ..entities.errors import Busy, CallTimeout, OutcomeUnknown, PerdureError, Unavailable, error_from_body
 from ..entities.ids import EntityId, SendClock, check_key, keyed_message_id, new_message_id
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from ..entities.signature import Signature
 from .operations import Action, Operation
-from .problems import RETRY_AFTER_S, Refused, is_private, problem
+from .problems import RETRY_AFTER_S, TABLE, Refused, is_private, problem, row_of
 from .query_string import arguments_of, takes_timeout
 from .requests import Wishes, read_delay_us, read_flag, read_json, read_wishes
 from .settings import Settings
@@ -130,7 +130,10 @@ class _Exchange:
                 return self._success(reply, key)
             case Status.ERROR:
                 body = decode_error(reply.body)
-                return self._problem(error_from_body(body), version=reply.version, is_private=is_private(body))
+                failure = error_from_body(body)
+                is_unknown = row_of(failure) is TABLE[OutcomeUnknown] and self._operation.action is not Action.QUERY
+                more = {"idempotency_key": key} if is_unknown else {}
+                return self._problem(failure, version=reply.version, is_private=is_private(body), **more)
             case Status.BUSY:
                 error = error_from_body(decode_error(reply.body))
                 return self._problem(error if isinstance(error, Busy) else Busy(f"{self._entity}: {error}"))
@@ -182,13 +185,14 @@ class _Exchange:
                 )
                 return self._problem(CallTimeout(message, **error.details), idempotency_key=key)
 
-    def _problem(self, error: PerdureError, *, version: int = 0, **more: Any) -> Response:
+    def _problem(self, error: PerdureError, *, version: int = 0, is_private: bool = False, **more: Any) -> Response:
         return problem(
             error,
             self._request,
             show_errors=self._settings.show_errors,
             entity=str(self._entity),
             version=version,
+            is_private=is_private,
             **more,
         )
 

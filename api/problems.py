@@ -168,6 +168,8 @@ OWN_CODES: dict[str, str] = {
 
 def row_of(error: PerdureError) -> Row:
     """The row of the error's class, or of its nearest base that has one."""
+    if isinstance(error, StoreUnavailable) and error.details.get("maybe_applied"):
+        return TABLE[OutcomeUnknown]
     return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
 
 

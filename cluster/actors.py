@@ -8,6 +8,7 @@ Constructors are coroutines: they run on the actor's event loop, before any othe
 """
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -44,6 +45,8 @@ class HostActor:
         self._over = asyncio.Event()
         self._host = Host(parsed, _surroundings(parsed, self._over))
         await self._host.start()
+        gc.collect()
+        gc.freeze()  # modules live as long as the process: no collection needs to walk them again
 
     async def exchange(self, data: bytes) -> bytes:
         return await self._host.exchange(data)

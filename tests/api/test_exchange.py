@@ -9,6 +9,7 @@ import pytest
 from perdure.entities.errors import Busy, CallTimeout, NoSuchRun, Unavailable
 from perdure.entities.ids import keyed_message_id
 from perdure.entities.messages import Kind, Reply, Status
+from perdure.entities.store.port import StoreUnavailable
 
 from .fake import FakeCaller
 
@@ -266,6 +267,17 @@ async def test_unavailable_says_when_to_retry(http: httpx.AsyncClient, caller: F
 async def test_no_owner_is_unavailable(http: httpx.AsyncClient, caller: FakeCaller) -> None:
     caller.answer = lambda envelope: Reply(envelope.id, Status.NOT_OWNER)
     assert (await http.post(PICK_UP)).json()["code"] == "unavailable"
+
+
+@pytest.mark.parametrize(("maybe_applied", "status"), [(False, 503), (True, 504)])
+async def test_a_lost_database_says_whether_it_may_have_been_applied(
+    http: httpx.AsyncClient, caller: FakeCaller, maybe_applied: bool, status: int
+) -> None:
+    caller.fail(StoreUnavailable("the connection broke", maybe_applied=maybe_applied))
+    reply = await http.post(PICK_UP)
+    assert reply.status_code == status
+    assert ("retry-after" in reply.headers) == (not maybe_applied)
+    assert ("idempotency_key" in reply.json()) == maybe_applied
 
 
 async def test_errors_carry_the_version_too(http: httpx.AsyncClient, caller: FakeCaller) -> None:

@@ -333,7 +333,7 @@ async def test_closing_ends_what_waits(net: Net) -> None:
         await request
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("PERDURE_SEEDS", "12"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("PERDURE_SEEDS", "6"))))
 async def test_everything_is_applied_once_and_in_order_whatever_happens(seed: int) -> None:
     """Calls are delayed, lost, or said to be lost; hosts come and go; shards move. One sender, many entities."""
     net = Net(
