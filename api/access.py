@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -113,6 +114,7 @@ class Guard:
         return is_loopback(name) or name.lower() in self._hosts
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address can only mean this machine."""
     name = host.lower().strip("[]")

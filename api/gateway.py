@@ -14,7 +14,7 @@ from .access import Guard
 from .connection import lifespan
 from .health import health_router
 from .problems import DOCS, error_page, install
-from .routes import gateway_router
+from .routes import ENTITIES, direct_routes, gateway_router
 from .settings import Settings
 
 _DESCRIPTION = """Durable entities. Keys are percent-encoded path segments (`/` as `%2F`). Errors are problems \
@@ -47,8 +47,9 @@ def create_app(
         redirect_slashes=False,
     )
     install(app, show_errors=chosen.show_errors, every_error=True)
+    app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.include_router(health_router())
-    app.include_router(gateway_router(registry, settings=chosen))
+    app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
     app.add_middleware(Guard, settings=chosen)
     app.state.is_guarded = True

@@ -96,6 +96,10 @@ class Operations:
         for methods in self._by_path.values():
             yield from methods.values()
 
+    def has(self, path: str, method: str) -> bool:
+        """Whether there is one."""
+        return method in self._by_path.get(path, ())
+
     def find(self, path: str, method: str) -> Operation:
         """Raises UnknownHandler with close matches, or Refused (405) with the methods that there are."""
         methods = self._by_path.get(path)

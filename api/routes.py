@@ -6,7 +6,7 @@ routes by the path as it was sent wherever that makes a difference.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from enum import Enum
 from typing import Annotated, Any
 from urllib.parse import quote, unquote_to_bytes
@@ -16,7 +16,7 @@ from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from pydantic import SkipValidation
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from ..entities.definition import EntityDefinition, Registry
@@ -29,9 +29,11 @@ from .operations import Operation, Operations, find_type
 from .problems import Refused, instance, problem
 from .settings import Settings
 
+ENTITIES = "/entities"
 _ENCODED_SLASH = "\x00"
 """Stands for a `%2F` while a path is routed. A real NUL stands for itself as another control character, which no key
 may hold either."""
+_MEMBER_PATHS = ("/{key:entity_key}/{member}", "/{key:entity_key}/{member}/{action}")
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 Endpoint = Callable[..., Awaitable[Any]]
@@ -52,20 +54,8 @@ class _KeyConvertor(Convertor[str]):
 register_url_convertor("entity_key", _KeyConvertor())
 
 
-class _OwnBodyRequest(Request):
-    """FastAPI reads the body of routes that document one. Here the endpoint does, with limits; FastAPI gets nothing."""
-
-    _is_hidden = True
-
-    async def body(self) -> bytes:
-        if self._is_hidden:
-            self._is_hidden = False  # dependencies of the user, and the endpoint, come after FastAPI
-            return b""
-        return await super().body()
-
-
-class EntityRoute(APIRoute):
-    """A route whose parameters are segments of the path as sent, and whose endpoint reads the body itself."""
+class _BySegments(BaseRoute):
+    """Matches the path as it was sent: an encoded slash is part of its segment."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         raw: bytes = scope.get("raw_path") or b""
@@ -80,25 +70,35 @@ class EntityRoute(APIRoute):
             }
         return match, child
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
 
-        async def handle(request: Request) -> Response:
-            return await handler(_OwnBodyRequest(request.scope, request.receive))
-
-        return handle
+class DirectRoute(_BySegments, Route):
+    """A route without FastAPI's dependencies: half the cost of a request."""
 
 
-class FallbackRoute(EntityRoute):
-    """Answers only what no other route of the application takes.
+class EntityRoute(_BySegments, APIRoute):
+    """A route of FastAPI, with its dependencies and its place in OpenAPI."""
 
-    It stands first, so that a wrong method is answered by it, with all methods that there are, not by the first route
-    that has another one.
+
+def _member_route(operations: Operations) -> type[EntityRoute]:
+    """The class of routes that take whatever `operations` has, and what no other route of the application takes.
+
+    So a request finds its operation by a dictionary, not by trying one route after the other; unknown names get a clear
+    error, but never in place of another route below the same prefix. (A class, because FastAPI may rebuild routes.)
     """
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        return (Match.PARTIAL if match is Match.FULL else match), child
+    class MemberRoute(EntityRoute):
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            match, child = super().matches(scope)
+            if match is Match.FULL and not operations.has(_operation_path(child["path_params"]), scope["method"]):
+                match = Match.PARTIAL
+            return match, child
+
+    return MemberRoute
+
+
+def _operation_path(parameters: dict[str, str]) -> str:
+    action = parameters.get("action")
+    return parameters["member"] if action is None else f"{parameters['member']}/{action}"
 
 
 def _marked_path(raw: bytes) -> str:
@@ -132,19 +132,28 @@ def entity_router(
 ) -> APIRouter:
     """A router with one route for everything that `cls` can do, described in OpenAPI with its own schemas.
 
-    `app.include_router(entity_router(Order), prefix="/orders")`. Errors are answered as problems, whether or not
+    `app.include_router(entity_router(Order), prefix="/orders")`. Requests take one route whatever the number of
+    handlers; the others are there to be described. Errors are answered as problems, whether or not
     `install(app)` was called. A name that the class does not have gets a problem that lists what it has, unless some
     other route of the application takes the path.
     """
     operations = Operations(EntityDefinition(cls))
     limits = settings or Settings()
     router = _router(prefix, [operations.definition.name] if tags is None else tags, dependencies)
-    for path in ("/{key:entity_key}/{member}", "/{key:entity_key}/{member}/{action}"):
-        router.routes.append(_fallback(router, path, _find_in(operations, limits)))
+    route_class = _member_route(operations)
+    for path in _MEMBER_PATHS:
+        route = route_class(
+            router.prefix + path,
+            _find_in(operations, limits),
+            methods=_METHODS,
+            include_in_schema=False,
+            dependencies=router.dependencies,
+        )
+        router.routes.append(route)
     for operation in operations:
         router.add_api_route(
             "/{key:entity_key}/" + operation.path,
-            _endpoint(operation, limits),
+            _described(operation),
             methods=[operation.method],
             include_in_schema=include_in_schema,
             **documentation(operation),
@@ -155,7 +164,7 @@ def entity_router(
 def gateway_router(
     entities: Registry | Iterable[type[Entity]],
     *,
-    prefix: str = "/entities",
+    prefix: str = ENTITIES,
     dependencies: Sequence[Depends] | None = None,
     settings: Settings | None = None,
 ) -> APIRouter:
@@ -167,21 +176,9 @@ def gateway_router(
     limits = settings or Settings()
     by_type = {definition.name: Operations(definition) for definition in registry}
     router = _router(prefix, None, dependencies)
-
-    async def dispatch(request: Request) -> Response:
-        try:
-            parameters = request.path_params
-            definition = find_type(registry, parameters["type"])
-            action = parameters.get("action")
-            path = parameters["member"] if action is None else f"{parameters['member']}/{action}"
-            operation = by_type[definition.name].find(path, request.method)
-            key = path_key(request)
-        except (PerdureError, Refused) as error:
-            return problem(error, request)
-        return await answer(request, operation, key, limits)
-
-    for path in ("/{type}/{key:entity_key}/{member}", "/{type}/{key:entity_key}/{member}/{action}"):
-        router.add_api_route(path, dispatch, methods=_METHODS, include_in_schema=False)
+    dispatch = _dispatch(registry, by_type, limits)
+    for path in _MEMBER_PATHS:
+        router.add_api_route("/{type}" + path, dispatch, methods=_METHODS, include_in_schema=False)
     router.add_api_route("", _describe_all(registry), methods=["GET"], summary="Entity types", tags=["entities"])
     router.add_api_route(
         "/{type}/{key:entity_key}",
@@ -196,6 +193,28 @@ def gateway_router(
     return router
 
 
+def direct_routes(entities: Registry, *, prefix: str, settings: Settings) -> list[BaseRoute]:
+    """The generic routes of `gateway_router` without FastAPI in between, to stand before them in an application whose
+    access is guarded elsewhere.
+    """
+    dispatch = _dispatch(entities, {definition.name: Operations(definition) for definition in entities}, settings)
+    return [DirectRoute(f"{prefix}/{{type}}{path}", dispatch, methods=_METHODS) for path in _MEMBER_PATHS]
+
+
+def _dispatch(registry: Registry, by_type: dict[str, Operations], settings: Settings) -> Endpoint:
+    async def dispatch(request: Request) -> Response:
+        try:
+            parameters = request.path_params
+            definition = find_type(registry, parameters["type"])
+            operation = by_type[definition.name].find(_operation_path(parameters), request.method)
+            key = path_key(request)
+        except (PerdureError, Refused) as error:
+            return problem(error, request)
+        return await answer(request, operation, key, settings)
+
+    return dispatch
+
+
 def _router(prefix: str, tags: Sequence[str | Enum] | None, dependencies: Sequence[Depends] | None) -> APIRouter:
     return APIRouter(
         prefix=prefix,
@@ -206,50 +225,34 @@ def _router(prefix: str, tags: Sequence[str | Enum] | None, dependencies: Sequen
     )
 
 
-def _endpoint(operation: Operation, settings: Settings) -> Endpoint:
-    body: Any = documented_body(operation)
+def _described(operation: Operation) -> Endpoint:
+    """A function whose signature is what OpenAPI is to say. It is never called: the route of all members is first."""
 
-    async def endpoint(request: Request, arguments: object = None) -> Response:  # noqa: ARG001 - documented only
-        try:
-            key = path_key(request)
-        except Refused as error:
-            return problem(error, request)
-        return await answer(request, operation, key, settings)
+    async def described(request: Request, arguments: object = None) -> Response:
+        raise AssertionError(f"{request.url.path} was not taken by the route of all members ({arguments!r})")
 
     parameters = [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
+    body: Any = documented_body(operation)
     if body is not None:
         annotation: Any = Annotated[body, SkipValidation, Body()]
         parameters.append(
             inspect.Parameter("arguments", inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
         )
-    endpoint.__signature__ = inspect.Signature(parameters, return_annotation=Response)  # type: ignore[attr-defined]
-    endpoint.__name__ = f"{operation.definition.name}_{operation.path.replace('/', '_')}"
-    endpoint.__doc__ = operation.member.__doc__
-    return endpoint
+    described.__signature__ = inspect.Signature(parameters, return_annotation=Response)  # type: ignore[attr-defined]
+    described.__name__ = f"{operation.definition.name}_{operation.path.replace('/', '_')}"
+    return described
 
 
 def _find_in(operations: Operations, settings: Settings) -> Endpoint:
-    async def unknown(request: Request) -> Response:
-        action = request.path_params.get("action")
-        member = request.path_params["member"]
+    async def dispatch(request: Request) -> Response:
         try:
-            operation = operations.find(member if action is None else f"{member}/{action}", request.method)
+            operation = operations.find(_operation_path(request.path_params), request.method)
             key = path_key(request)
         except (PerdureError, Refused) as error:
             return problem(error, request)
         return await answer(request, operation, key, settings)
 
-    return unknown
-
-
-def _fallback(router: APIRouter, path: str, endpoint: Endpoint) -> FallbackRoute:
-    return FallbackRoute(
-        router.prefix + path,
-        endpoint,
-        methods=_METHODS,
-        include_in_schema=False,
-        dependencies=router.dependencies,
-    )
+    return dispatch
 
 
 def _describe_all(registry: Registry) -> Endpoint:

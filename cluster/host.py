@@ -33,6 +33,7 @@ from .exchange import Exchange
 from .hosted import EngineRequest, HostedEngine, Serve, load_factory
 from .lease import Doubts, LeaseTerms
 from .link import Send
+from .memory import Ebb
 from .ownership import Ownership
 from .peers import Peers, decode_entities
 from .process import this_process
@@ -272,11 +273,13 @@ class Host:
         self._peers.poke(others)
 
     async def _look_after(self) -> None:
-        """Forget links without clients; see that there is a supervisor."""
+        """Forget links without clients; give memory back; see that there is a supervisor."""
+        ebb = Ebb()
         while True:
             await asyncio.sleep(self._settings.guard_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the load
             try:
                 self._exchange.sweep()
+                ebb.look(self._engine.stats()["activations"])
                 if self._drain is None:
                     await self._world.ensure_supervisor()
             except Exception:

@@ -88,7 +88,7 @@ class Activity(Generic[P, R]):
         options = replace(self.options_, **{k: v for k, v in changes.items() if v is not None})
         return Activity(self.fn, options, self.name)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         return self._run(args, kwargs)
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:

@@ -28,6 +28,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+# Calls are `Coroutine[object, None, R]`, not `[Any, Any, R]`: mypy gives up on `gather(...)` of several that hold Any.
+
 HANDLER_TIMEOUT = timedelta(seconds=30)
 SEND_RETRY = RetryPolicy(initial=timedelta(milliseconds=100), maximum=timedelta(seconds=10), attempts=5)
 
@@ -117,7 +119,7 @@ class BoundHandler(Generic[P, R]):
         self.target = target
         self.options_ = options
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """Call it: the result, once the turn is durable. Applied exactly once.
 
         On an entity instance (in a turn of that entity, in a unit test) it is the plain method.
@@ -157,7 +159,7 @@ class BoundQuery(Generic[P, R]):
         self.target = target
         self.options_ = options
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """The answer, from committed state. Also while the entity sleeps and after its workflows have ended."""
         if not isinstance(self.target, Target):
             return self.method.fn(self.target, *args, **kwargs)  # type: ignore[no-any-return]
@@ -178,7 +180,7 @@ class BoundWorkflow(Generic[P, R]):
         self.target = target
         self.options_ = options
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """Start it (or join the run with equal input) and wait for the result.
 
         In a workflow of another entity: a child, journalled. On an entity instance: the plain method.

@@ -657,6 +657,10 @@ class Engine:
         else:
             begin()
 
+    def is_under_way(self, entity: EntityId, address: str) -> bool:
+        """Whether this activity has no outcome yet."""
+        return f"{entity}#{address}" in self._under_way
+
     def cancel_activity(self, entity: EntityId, address: str) -> None:
         """The run does not want it any more."""
         key = f"{entity}#{address}"

@@ -1,6 +1,7 @@
 """`perdure dev` as a person uses it: a process, its output, signals, and what it leaves behind."""
 
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -38,19 +39,24 @@ def perdure(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess
 class Terminal:
     """One `perdure dev`, in a process group of its own, as a shell starts it."""
 
-    def __init__(self, *arguments: str, data_dir: Path, **environment: str) -> None:
+    def __init__(
+        self, *arguments: str, data_dir: Path, python: str = sys.executable, user: str | None = None, **environment: str
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.data_dir = data_dir
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.dev.main", "dev", *arguments, "--port", "0", "--data-dir", str(data_dir)],
+            [python, "-m", "tests.dev.main", "dev", *arguments, "--port", "0", "--data-dir", str(data_dir)],
             cwd=ROOT,
             env=os.environ | {MARK: self.mark} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             process_group=0,
+            user=user,
+            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            extra_groups=None if user is None else [],
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

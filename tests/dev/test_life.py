@@ -1,10 +1,14 @@
 """`perdure dev`: one command, everything runs; one Ctrl-C, nothing does; the next start finds the state."""
 
 import contextlib
+import os
+import shutil
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -12,7 +16,7 @@ import pytest
 
 from perdure.api.interrupts import ECHO_S
 
-from .terminal import Terminal, perdure
+from .terminal import ROOT, Terminal, perdure
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -159,3 +163,42 @@ def test_a_database_of_the_users_own(data_dir: Path, dsn: str) -> None:
         terminal.interrupt()
         assert terminal.ended() == 0
         terminal.nothing_is_left()
+
+
+@pytest.fixture
+def ordinary() -> dict[str, Any]:
+    """How to run as somebody else than root, with a Python that they can run."""
+    python = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    if os.geteuid() != 0:
+        pytest.skip("only root can start processes as other users")
+    if not os.access(python, os.X_OK):
+        pytest.skip(f"there is no {python}, and {sys.executable} may be out of reach for others")
+    packages = Path(psutil.__file__).parents[1]
+    return {
+        "user": "nobody",
+        "python": python,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / ".links"), str(ROOT), str(packages)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/nonexistent",
+    }
+
+
+def test_an_ordinary_user(data_dir: Path, ordinary: dict[str, Any]) -> None:
+    shutil.chown(data_dir, "nobody")
+    with Terminal("tests.dev.shop", data_dir=data_dir, **ordinary) as terminal:
+        http = terminal.until_ready().http
+        assert http.post(f"{BASKET}/add", json={"item": {"name": "apple"}}).json() == 1
+        owners = {process.username() for process in terminal.left_behind()}
+        assert owners == {"nobody"}
+        terminal.interrupt()
+        assert terminal.ended() == 0
+        terminal.nothing_is_left()
+
+
+def test_an_ordinary_user_without_permission(data_dir: Path, ordinary: dict[str, Any]) -> None:
+    with Terminal("tests.dev.shop", data_dir=data_dir / "data", **ordinary) as terminal:
+        assert terminal.ended() == 1
+        time.sleep(0.2)
+        assert terminal.output.startswith("error[data_directory_unusable]: "), terminal.output
+        assert "Permission denied" in terminal.output
+        assert "--data-dir" in terminal.output

@@ -219,6 +219,14 @@ class Flow(Entity):
         return result
 
     @workflow
+    async def waits_twice_for_go(self) -> list[bool]:
+        first, second = asyncio.create_task(condition(lambda: self.go)), asyncio.create_task(condition(lambda: self.go))
+        third = asyncio.create_task(condition(lambda: self.go and self.level > 100, timeout=60))
+        first.add_done_callback(lambda _: third.cancel())
+        await asyncio.wait([first, second, third])
+        return [first.result(), second.result(), third.cancelled()]
+
+    @workflow
     async def has_a_bad_predicate(self) -> str:
         def predicate() -> bool:
             return 10 // self.level > 100

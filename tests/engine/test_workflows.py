@@ -124,6 +124,13 @@ async def test_a_condition_waits_for_other_handlers(flows: LocalCluster) -> None
     assert await F.lines() == ["a", "go True", "b"], "the run goes on right after the turn that made it true"
 
 
+async def test_several_conditions_can_become_true_at_once(flows: LocalCluster) -> None:
+    await F.waits_twice_for_go.start()
+    await F.set_level(200)
+    await F.open()
+    assert await F.waits_twice_for_go.result() in ([True, True, True], [True, True, False])
+
+
 async def test_a_condition_that_is_true_already_does_not_wait(flows: LocalCluster) -> None:
     await F.open()
     assert await F.waits_for_go() is True

@@ -1,0 +1,139 @@
+"""User code that must pass strict mypy and pyright: the shapes of the design."""
+
+import asyncio
+from datetime import timedelta
+from typing import Literal, assert_type
+
+from perdure.entities import (
+    ApplicationError,
+    Dedicated,
+    Entity,
+    Mailbox,
+    RetryPolicy,
+    activity,
+    activity_info,
+    cancel_reminder,
+    condition,
+    handler,
+    now,
+    query,
+    random,
+    remind,
+    uuid4,
+    workflow,
+)
+from pydantic import BaseModel, Field
+
+
+class CardDeclined(Exception):
+    pass
+
+
+class Product(BaseModel):
+    id: int
+    name: str
+
+
+class Decision(BaseModel):
+    is_approved: bool
+    by: str = ""
+
+
+@activity(retry=RetryPolicy(non_retryable=[CardDeclined]), timeout=timedelta(seconds=30))
+async def charge(product: Product) -> str:
+    return activity_info().idempotency_key
+
+
+@activity
+async def refund(payment: str) -> None: ...
+
+
+@activity(num_cpus=2.0)
+def render(product: Product, *, size: int = 3) -> bytes:
+    return b"x" * size
+
+
+class Order(Entity):
+    product_id: int | None = None
+    status: Literal["New", "Paid", "Picked up"] = "New"
+    notes: list[str] = Field(default_factory=list)
+    decision = Mailbox(Decision)
+
+    @workflow
+    async def run(self, product_id: int, urgent: bool = False) -> str:
+        product = Product(id=product_id, name="pen")
+        self.product_id = product_id
+        try:
+            payment = await charge(product)
+        except CardDeclined as declined:
+            raise ApplicationError("card declined", type="Declined", product=product_id) from declined
+        assert_type(payment, str)
+        self.status = "Paid"
+        if not await condition(lambda: self.status == "Picked up", timeout=timedelta(minutes=1)):
+            await refund(payment)
+        async with asyncio.timeout(7):
+            decision = await self.decision.receive()
+        assert_type(decision, Decision)
+        image = await render.options(timeout=timedelta(seconds=1))(product, size=5)
+        assert_type(image, bytes)
+        await asyncio.sleep(1)
+        results = await asyncio.gather(charge(product), Stock.ref("s").take(1))
+        assert_type(results, tuple[str, int])
+        assert_type(await Order.ref("other").run(5), str)
+        if urgent:
+            await Order.ref("other").run.start(6, urgent=True)
+        return f"{now()} {uuid4()} {random().random()}"
+
+    @handler
+    async def pick_up(self) -> None:
+        self.status = "Picked up"
+        remind(self.ask, after=timedelta(hours=1), name="rating", arguments={"text": "ok?"})
+        cancel_reminder("rating")
+        await Stock.ref("s").take.options(delay=5).send(1)
+
+    @handler(timeout=timedelta(seconds=1), retry=RetryPolicy(attempts=3))
+    async def ask(self, text: str) -> int:
+        self.notes.append(text)
+        return len(self.notes)
+
+    @query
+    async def state(self) -> str:
+        return self.status
+
+
+class Stock(Entity, hosting=Dedicated(num_gpus=1), name="Warehouse", version=2):
+    left: int = 10
+
+    @handler
+    async def take(self, count: int) -> int:
+        self.left -= count
+        return self.left
+
+
+async def use() -> None:
+    order = Order.ref("o-1")
+    assert_type(await order.run.start(product_id=3), str)
+    assert_type(await order.run.start(3, urgent=True), str)
+    assert_type(await order.run(3), str)
+    assert_type(await order.run.result(timeout=5), str)
+    await order.run.options(restart=True).start(3)
+    await order.run.cancel()
+    await order.run.terminate("enough")
+    assert_type(await order.ask("x"), int)
+    assert_type(await order.ask(text="x"), int)
+    await order.ask.send(text="x")
+    await order.pick_up()
+    await order.pick_up.options(delay=timedelta(hours=1), idempotency_key="abc").send()
+    assert_type(await order.state(), str)
+    assert_type(await order.state.options(timeout=1)(), str)
+    await order.decision.send(Decision(is_approved=True))
+    await order.decision.options(idempotency_key="k").send(Decision(is_approved=False))
+    assert_type(await Stock.ref("s").take(5), int)
+    assert_type(order.key, str)
+
+
+async def in_a_unit_test() -> None:
+    order = Order(key="o-1", status="Paid")
+    await order.pick_up()
+    assert_type(await order.ask("x"), int)
+    assert order.status == "Picked up"
