@@ -38,7 +38,7 @@ def create_app(
     registry = entities if isinstance(entities, Registry) else Registry(entities)
     app = FastAPI(
         title=title,
-        version=importlib.metadata.version("perdure"),
+        version=_version(),
         description=_DESCRIPTION,
         lifespan=lifespan(registry, dsn=dsn, namespace=namespace, settings=chosen, inner=inner),
         docs_url="/docs" if chosen.docs else None,
@@ -54,6 +54,13 @@ def create_app(
     app.add_middleware(Guard, settings=chosen)
     app.state.is_guarded = True
     return app
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("perdure")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is on the path without being installed
+        return "0"
 
 
 async def _errors() -> JSONResponse:

@@ -128,7 +128,7 @@ async def run(options: Options) -> Verdict:
             verdict.violations += day.lost
             await _check_ends(verdict, scene, client, day.meals)
             _check_money(verdict, books, day.meals)
-            await _check_witness(verdict, scene, witness)
+            await check_witness(verdict, scene, witness)
             await _check_customers(verdict, client, books, day.meals)
             await audit_chains(verdict, scene)
             await audit_leftovers(verdict, scene)
@@ -329,7 +329,7 @@ def _check_money(verdict: Verdict, books: Path, meals: list[Meal]) -> None:
     verdict.none_of("charged and refunded as the script says", wrong, f"{len(meals)} orders")
 
 
-async def _check_witness(verdict: Verdict, scene: Scene, witness: Path) -> None:
+async def check_witness(verdict: Verdict, scene: Scene, witness: Path) -> None:
     """No attempt of a step began after the step's result was committed."""
     done = await scene.sql(
         """select type || '/' || key || '/' || workflow || '/' || run_id || '/' || (event->>1) as step,

@@ -169,6 +169,7 @@ class Activation(Requests):
                 self._process_delivery(item)
             case ActivityDone():
                 address = OperationAddress.parse(item.call.operation)
+                self.know_attempts(item.call)
                 self._resume_operation(item, address, item.event)
             case Fire():
                 self._fire(item)

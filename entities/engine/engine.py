@@ -626,6 +626,7 @@ class Engine:
         key = f"{activation.id}#{address}"
         known = self._under_way.get(key)
         if known is not None:
+            activation.know_attempts(known)
             return
         detail: ActivityDetail = operation.detail
         before = activation.attempts.get(address)
@@ -712,6 +713,8 @@ class Engine:
         )
         activation = self.active.get(call.entity)
         if activation is not None:
+            if not activation.waits_for(call.operation):
+                return  # withdrawn by a turn whose commit is to come: nobody would delete the note
             activation.attempts[call.operation] = row
         self._committer.note_attempt(call.entity, call.shard, row)
 

@@ -291,7 +291,9 @@ class Readers:
                     await asyncio.sleep(0.005)
                 return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._window_wanted.wait(), engine.settings.timer_window_s / 2)
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the event.
+            async with asyncio.timeout(engine.settings.timer_window_s / 2):
+                await self._window_wanted.wait()
 
     def nudge_timers(self) -> None:
         """Something may be due sooner than the timer service thinks."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 
 from perdure.entities import EntityId
@@ -104,19 +104,19 @@ class FaultyStore(MemoryStore):
             self.read_faults -= 1
             raise StoreUnavailable("injected", maybe_applied=False)
 
-    async def load(self, entities: "list[EntityId] | tuple[EntityId, ...]", *, inbox_max: int = 1_000) -> list[Loaded]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
         self._fail_read()
         return await super().load(entities, inbox_max=inbox_max)
 
-    async def inbox(self, entities: "list[EntityId]", *, per_entity_max: int = 1_000) -> list[Envelope]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
         self._fail_read()
         return await super().inbox(entities, per_entity_max=per_entity_max)
 
-    async def outcomes(self, keys: "list[tuple[EntityId, str]]") -> dict[tuple[EntityId, str], HistoryRow]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
         self._fail_read()
         return await super().outcomes(keys)
 
-    async def due(self, shards: "list[int]", *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
         self._fail_read()
         answer = await super().due(shards, until_us=until_us, limit=limit)
         if self.read_pause_s:

@@ -189,7 +189,7 @@ class Flow(Entity):
     async def gets_nonsense(self) -> str:
         try:
             await returns_nonsense.options(retry=no_retry)()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return type(error).__name__
         return "?"
 
@@ -398,7 +398,7 @@ class Flow(Entity):
     async def is_refused(self, to: str) -> str:
         try:
             await Account.ref(to).fail_after_changing(5)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return f"{type(error).__name__}: {error}"
         return "?"
 
@@ -410,7 +410,7 @@ class Flow(Entity):
     async def gives_up_calling(self, to: str) -> str:
         try:
             await Account.ref(to).wait.options(timeout=0.01)("x")
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return type(error).__name__
         return "?"
 

@@ -46,7 +46,7 @@ async def test_the_error_is_the_outcome(cluster: LocalCluster, store: FaultyStor
 
 
 async def test_an_application_error_reaches_the_caller_as_it_is(cluster: LocalCluster, store: FaultyStore) -> None:
-    with pytest.raises(ApplicationError, match="^no$") as caught:
+    with pytest.raises(ApplicationError, match=r"^no$") as caught:
         await A.refuse()
     assert (caught.value.type, caught.value.details) == ("Policy", {"reason": "because"})
     await nothing_happened(cluster, store)

@@ -1,9 +1,9 @@
 """P2, continued: what handlers do that they should not."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -45,10 +45,8 @@ class Hub(Entity):
     @handler(timeout=timedelta(milliseconds=20))
     async def swallow_the_cancellation(self) -> str:
         self.count += 1
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            pass
         return "nevertheless"
 
     @handler(timeout=timedelta(milliseconds=20))

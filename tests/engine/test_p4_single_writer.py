@@ -68,7 +68,7 @@ async def test_a_conflicting_writer_makes_the_entity_start_again(cluster: LocalC
     store._entities[next(e for e in store._entities if e.key == "a")].version = 7
     store.set_state("Account/a", b'{"balance": 100}')
     results = await asyncio.gather(A.deposit(1), Account.ref("b").deposit(1))
-    assert results == [101, 2]
+    assert list(results) == [101, 2]
     assert store.version("Account/a") == 8
 
 

@@ -120,7 +120,9 @@ async def test_two_senders_do_not_disturb_each_other(store: FaultyStore) -> None
         assert [number for number in notes if number >= 100] == list(range(100, 130))
 
 
-async def test_a_message_stored_while_its_turn_runs_is_gone_afterwards(cluster: LocalCluster, store: FaultyStore) -> None:
+async def test_a_message_stored_while_its_turn_runs_is_gone_afterwards(
+    cluster: LocalCluster, store: FaultyStore
+) -> None:
     """It waits for its inbox row behind a slow commit, and is consumed before that row is written."""
     waiting = asyncio.create_task(A.wait("first"))
     await eventually(lambda: world.ran["wait"])

@@ -107,7 +107,7 @@ async def test_a_sleeping_entity_answers(store: FaultyStore) -> None:
 
 
 async def test_the_reply_names_the_version_it_reflects(cluster: LocalCluster, store: FaultyStore) -> None:
-    from perdure.entities.messages import Envelope, Kind  # noqa: PLC0415
+    from perdure.entities.messages import Envelope, Kind
 
     await asyncio.gather(*(A.deposit(1) for _ in range(3)))
     envelope = Envelope(id="q", type="Account", key="a", kind=Kind.QUERY, name="total")

@@ -118,11 +118,11 @@ async def test_an_error_that_no_retry_can_cure_is_not_retried(cluster: LocalClus
         (Kind.CANCEL, "run", b"{}", UnknownHandler),
     ],
 )
-async def test_a_wrong_message_is_answered_and_changes_nothing(
+async def test_a_wrong_message_is_answered_and_changes_nothing(  # noqa: PLR0917 - parametrised
     cluster: LocalCluster, store: FaultyStore, kind: Kind, name: str, args: bytes, error: type[Exception]
 ) -> None:
-    from perdure.entities.errors import error_from_body  # noqa: PLC0415
-    from perdure.entities.messages import decode_error  # noqa: PLC0415
+    from perdure.entities.errors import error_from_body
+    from perdure.entities.messages import decode_error
 
     envelope = Envelope(id="m", type="Account", key="a", kind=kind, name=name, args=args)
     reply = await cluster.request(envelope, timeout_s=1)
@@ -133,8 +133,8 @@ async def test_a_wrong_message_is_answered_and_changes_nothing(
 
 
 async def test_wrong_types_and_keys_are_answered(cluster: LocalCluster) -> None:
-    from perdure.entities.errors import InvalidKey, error_from_body  # noqa: PLC0415
-    from perdure.entities.messages import decode_error  # noqa: PLC0415
+    from perdure.entities.errors import InvalidKey, error_from_body
+    from perdure.entities.messages import decode_error
 
     for type_name, key, error in (("Nonsense", "a", UnknownType), ("Account", "a\x00", InvalidKey)):
         envelope = Envelope(id="m", type=type_name, key=key, kind=Kind.CALL, name="deposit")
@@ -212,7 +212,7 @@ async def test_a_database_that_is_away_for_a_while_only_delays(cluster: LocalClu
     await A.deposit(1)
     store.faults.extend([Fault.BEFORE] * 3)
     store.read_faults = 4
-    assert await asyncio.gather(A.deposit(1), B.deposit(1)) == [2, 1]
+    assert list(await asyncio.gather(A.deposit(1), B.deposit(1))) == [2, 1]
     store.read_faults = 3
     assert await Account.ref("c").deposit(1) == 1
     store.read_faults = 3

@@ -240,7 +240,7 @@ def generate(random: Random, depth: int) -> Program:
 
 
 def count(program: Program, what: str) -> int:
-    return (program[0] == what) + sum(count(part, what) for part in program[1:] if isinstance(part, list))
+    return int(program[0] == what) + sum(count(part, what) for part in program[1:] if isinstance(part, list))
 
 
 async def play(program: Program, random: Random | None) -> tuple[Any, Any, int]:
@@ -279,7 +279,6 @@ async def play(program: Program, random: Random | None) -> tuple[Any, Any, int]:
 async def test_a_random_program_ends_alike_whatever_happens(seed: int) -> None:
     random = Random(seed)
     program = generate(random, random.choice([1, 2, 2, 3]))
-    print(f"PERDURE_SEED={seed}: {program}")
     undisturbed = await play(program, None)
     disturbed = await play(program, random)
     assert disturbed == undisturbed

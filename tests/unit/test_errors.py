@@ -6,15 +6,14 @@ import pickle
 import msgspec
 import pytest
 
-import perdure.entities.engine.effects
-import perdure.entities.store.port as port
 from perdure.entities import ApplicationError, InvalidArguments, PerdureError, WorkflowFailed
+from perdure.entities.engine import effects
 from perdure.entities.engine.deliveries import failure_body, workflow_error
 from perdure.entities.errors import ERRORS, ErrorBody, Stop, error_body, error_from_body, user_error
 from perdure.entities.messages import decode_error, encode_json
+from perdure.entities.store import port
 
-assert port
-assert perdure.entities.engine.effects
+__all__ = ["effects", "port"]  # imported so that their error classes are in the tree
 
 
 class CardDeclined(Exception):

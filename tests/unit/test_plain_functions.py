@@ -76,7 +76,7 @@ class Other(Entity):
     async def pick_up(self) -> None: ...
 
 
-# --- Without any machinery ------------------------------------------------------------------------------------------------
+# --- Without any machinery -------------------------------------------------------------------------------------------
 
 
 async def test_methods_of_an_instance_are_plain_methods() -> None:
@@ -111,9 +111,9 @@ async def test_refs_need_a_client_and_say_how_to_get_one() -> None:
 
 async def test_arguments_are_refused_before_a_client_is_needed() -> None:
     with pytest.raises(InvalidArguments, match=r"Order\.run.*amount"):
-        await Order.ref("o-1").run.start("5")  # type: ignore[arg-type]  # pyright: ignore
+        await Order.ref("o-1").run.start("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidArguments, match="mailbox decision"):
-        await Order.ref("o-1").decision.send("yes")  # type: ignore[arg-type]  # pyright: ignore
+        await Order.ref("o-1").decision.send("yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_outside_workflows_time_and_chance_are_the_ordinary_ones() -> None:
@@ -151,7 +151,7 @@ async def test_activity_info_can_be_set_for_tests() -> None:
     assert await asyncio.create_task(ask()) is info
 
 
-# --- Options --------------------------------------------------------------------------------------------------------------
+# --- Options ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ async def test_a_call_takes_no_delay() -> None:
         await Order.ref("o-1").pick_up.options(delay=5)()
 
 
-# --- The context of a handler ---------------------------------------------------------------------------------------------
+# --- The context of a handler ----------------------------------------------------------------------------------------
 
 
 class Clock:

@@ -162,7 +162,7 @@ def test_the_wheel_agrees_with_a_dictionary(steps: list[tuple[str, str, int]]) -
         assert len(wheel) == len(model)
 
 
-# --- The clock --------------------------------------------------------------------------------------------------------
+# --- The clock -------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10**15), st.lists(st.tuples(st.floats(0.001, 100), st.integers(0, 50_000)), max_size=30))
@@ -196,7 +196,7 @@ def test_monotonic_at_is_the_inverse() -> None:
     assert clock.now_us(clock.monotonic_at(200_000_000)) == pytest.approx(200_000_000, abs=2)
 
 
-# --- Recurring reminders ----------------------------------------------------------------------------------------------
+# --- Recurring reminders ---------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**9), st.integers(0, 10**13))

@@ -23,6 +23,7 @@ from ...ids import EntityId, SendClock, new_message_id
 from ...messages import Envelope, Kind, Outcome, Status, encode_json
 from ...store.port import NotStorable
 from ...store.rows import (
+    AttemptRow,
     EntityWrite,
     HistoryRow,
     Loaded,
@@ -30,7 +31,7 @@ from ...store.rows import (
     ReminderKind,
     ReminderRow,
 )
-from ..activities import failure
+from ..activities import ActivityCall, failure
 from ..deliveries import (
     ActivityDone,
     Delivery,
@@ -128,6 +129,13 @@ class Record:
         self.last_executor: Run | None = None
         self.last_used = engine.monotonic()
         self.serial = 0
+
+    def know_attempts(self, call: ActivityCall) -> None:
+        """Attempts may have been noted in the store while this entity was not in memory."""
+        if call.attempt > 1 and call.operation not in self.attempts:
+            self.attempts[call.operation] = AttemptRow(
+                call.operation, call.name, call.attempt - 1, NULL, self.engine.now_us(), call.first_us
+            )
 
     def push_front(self, item: Item) -> None:
         """Do this before what waits."""

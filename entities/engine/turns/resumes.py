@@ -242,6 +242,10 @@ class Resumes(Record):
         is_waiting = run is not None and run.row.run_id == address.run_id and address.number in run.pending
         return run if is_waiting else None
 
+    def waits_for(self, operation: str) -> bool:
+        """Whether a run waits for the operation of this address."""
+        return self._waiting_run(OperationAddress.parse(operation)) is not None
+
     def tell_result_of(self, row: RunRow) -> Callable[[Delivery], None]:
         """How to answer those who wait for this ended run."""
         return lambda delivery: self._tell_result(delivery, row)

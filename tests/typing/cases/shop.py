@@ -4,6 +4,8 @@ import asyncio
 from datetime import timedelta
 from typing import Literal, assert_type
 
+from pydantic import BaseModel, Field
+
 from perdure.entities import (
     ApplicationError,
     Dedicated,
@@ -22,7 +24,6 @@ from perdure.entities import (
     uuid4,
     workflow,
 )
-from pydantic import BaseModel, Field
 
 
 class CardDeclined(Exception):
