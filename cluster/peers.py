@@ -14,6 +14,7 @@ from ..entities.ids import EntityId
 from ..entities.shard import shard_of
 from .ray_runtime import Handles, tell
 from .routes import Routes
+from .tasks import end
 
 HINTS_MAX = 5_000
 """Hints kept for one host while it is being looked up; the rest are dropped."""
@@ -57,9 +58,7 @@ class Peers:
 
     async def close(self) -> None:
         """Send nothing more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

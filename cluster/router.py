@@ -26,6 +26,7 @@ from .link import Link, Pending, Send
 from .ray_runtime import is_actor_dead
 from .routes import Routes
 from .settings import ExchangeSettings
+from .tasks import end
 
 log = logging.getLogger("perdure.router")
 
@@ -124,9 +125,7 @@ class Router:
             left += stall.waiting
         self._links.clear()
         self._stalls.clear()
-        for task in self._connecting:
-            task.cancel()
-        await asyncio.gather(*self._connecting, return_exceptions=True)
+        await end(*self._connecting)
         for pending in left:
             if not pending.future.done():
                 what = CallTimeout if pending.may_be_applied else Unavailable

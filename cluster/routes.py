@@ -18,6 +18,7 @@ from ..entities.errors import PerdureError
 from ..entities.store.port import Directory
 from ..entities.store.rows import HostRow, ShardOwner
 from .addresses import HostAddress
+from .tasks import end
 
 log = logging.getLogger("perdure.routes")
 
@@ -113,9 +114,7 @@ class Routes:
     async def close(self) -> None:
         """Stop reading."""
         self._is_closed = True
-        if self._refresh is not None:
-            self._refresh.cancel()
-            await asyncio.gather(self._refresh, return_exceptions=True)
+        await end(self._refresh)
 
     async def _read_once(self) -> None:
         if self._is_closed:

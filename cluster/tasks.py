@@ -5,6 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+CANCEL_AGAIN_S = 1.0
+
 log = logging.getLogger("perdure.tasks")
 
 
@@ -39,8 +41,16 @@ async def repeat(what: str, work: Callable[[], Awaitable[None]], *, every_s: flo
 
 
 async def end(*tasks: "asyncio.Task[Any] | None") -> None:
-    """Cancel tasks and wait until they are over."""
-    running = [task for task in tasks if task is not None and not task.done()]
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    """Cancel tasks and wait until they are over.
+
+    More than once if need be: `asyncio.wait_for` of Python 3.11 swallows a cancellation that comes just when what it
+    waits for is done.
+    """
+    running = {task for task in tasks if task is not None and not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        over, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
+        for task in over:
+            if not task.cancelled():
+                task.exception()  # seen

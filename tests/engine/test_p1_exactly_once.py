@@ -198,3 +198,23 @@ async def test_one_key_sent_by_several_entities_is_applied_once() -> None:
         await other.crash()
         assert await Account.ref("target").total() == 1
         assert not faulty.waiting_messages()
+
+
+async def test_a_stored_message_whose_commit_was_answered_too_late_makes_no_second_version() -> None:
+    """Found by `campaigns orders`: Postgres was killed between a commit and its answer."""
+    store = FaultyStore()
+    async with LocalCluster([Account, Sender], store=store) as cluster:
+        store.pick = lambda _, batch: (
+            Fault.AFTER
+            if any(write.entity.type == "Account" and write.consumed and write.history for write in batch.writes)
+            and not store.history("Account/target")
+            else Fault.NONE
+        )
+        await Sender.ref("s").send_notes("target", 0, 3)
+        await becomes(Account.ref("target").notes, ["0", "1", "2"])
+        await cluster.drained()
+        assert store.waiting_messages() == []
+        assert [row.version for row in store.history("Account/target")] == [1, 2, 3]
+        assert store.version("Account/target") == 3
+        assert await Account.ref("target").deposit(1) == 1
+        assert store.version("Account/target") == 4

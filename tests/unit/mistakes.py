@@ -1,5 +1,8 @@
-# type: ignore
-# ruff: noqa: ANN001, ANN202, PGH003
+# mypy: ignore-errors
+# pyright: basic, reportArgumentType=false, reportCallIssue=false, reportAssignmentType=false
+# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
+# pyright: reportSelfClsParameterName=false, reportGeneralTypeIssues=false
+# ruff: noqa: ANN001, ANN202
 """Entity classes that are written wrongly: each function makes one mistake, in its first lines."""
 
 from datetime import timedelta

@@ -241,9 +241,8 @@ class Record:
         return write
 
     def discard(self, delivery: Delivery) -> None:
-        """An inbox row whose message has an outcome already (another row had the same idempotency key): delete it."""
-        self._enter(None)
-        self._turn().consumed.append((delivery.envelope.position, delivery.envelope.id))
+        """An inbox row (if it is still there) whose message has an outcome already: delete it. That is no turn."""
+        self._writing().consumed.append((delivery.envelope.position, delivery.envelope.id))
         self._output(None, None)
 
     def _send_reply(self, write: EntityWrite, reply_to: str, *, ok: bool, body: bytes) -> None:

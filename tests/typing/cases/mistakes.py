@@ -65,4 +65,5 @@ async def use() -> None:
     Order(key="o", count="many")  # mypy: arg-type  # pyright: reportArgumentType
     Order.ref(5)  # mypy: arg-type  # pyright: reportArgumentType
     RetryPolicy(timedelta(1))  # mypy: call-arg  # pyright: reportCallIssue
-    print(wrong, number, text)
+    await order.add(wrong, number)  # mypy: arg-type  # pyright: reportArgumentType
+    await order.ask(text)  # mypy: attr-defined  # pyright: reportAttributeAccessIssue, reportUnknownMemberType
