@@ -24,7 +24,7 @@ async def run(options: Options, *, counters: int = COUNTERS, callers: int = CALL
     """The campaign."""
     verdict = Verdict("counters", options.seed)
     seconds = options.seconds or SECONDS
-    async with open_scene(options, entities=["campaigns.entities:Counter"]) as scene:
+    async with open_scene(verdict, options, entities=["campaigns.entities:Counter"]) as scene:
         tally, acked, unknown = Tally(), Count[int](), Count[int]()
         until = time.monotonic() + seconds
         answers: list[float] = []

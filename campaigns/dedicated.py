@@ -26,7 +26,7 @@ async def run(options: Options) -> Verdict:
     """The campaign."""
     verdict = Verdict("dedicated", options.seed)
     rounds = options.rounds or ROUNDS
-    async with open_scene(options, entities=["campaigns.entities:Worker"]) as scene:
+    async with open_scene(verdict, options, entities=["campaigns.entities:Worker"]) as scene:
         ada, ben = Worker.ref("ada"), Worker.ref("ben")
         known = ["w0"]
         pid = await ada.learn.options(timeout=CALL_S)("w0")

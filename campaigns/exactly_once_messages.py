@@ -34,7 +34,7 @@ async def run(options: Options) -> Verdict:
     """The campaign."""
     verdict = Verdict("exactly-once-messages", options.seed)
     seconds = options.seconds or SECONDS
-    async with open_scene(options, entities=["campaigns.entities"]) as scene:
+    async with open_scene(verdict, options, entities=["campaigns.entities"]) as scene:
         until = time.monotonic() + seconds
         tally = Tally()
         sent: dict[str, int] = {}

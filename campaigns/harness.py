@@ -26,6 +26,7 @@ import psutil
 import psycopg
 import ray
 from psycopg.rows import dict_row
+from ray._private import worker
 
 from perdure.cluster import ray_runtime
 from perdure.cluster.actors import ensure_supervisor
@@ -318,8 +319,15 @@ def ray_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
+def ray_logs() -> str:
+    """Where this process's Ray cluster writes what hosts and supervisor say."""
+    node: Any = worker.global_worker.node
+    return f"{node.get_session_dir_path()}/logs"
+
+
 @asynccontextmanager
 async def open_scene(
+    verdict: Verdict,
     options: Options,
     *,
     entities: Sequence[str],
@@ -328,7 +336,7 @@ async def open_scene(
     engine: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
 ) -> AsyncGenerator[Scene]:
-    """Everything up and whole; everything ended at the end."""
+    """Everything up and whole; everything ended at the end. The database is kept if the verdict is bad."""
     directory = Path(tempfile.mkdtemp(prefix="perdure-campaign-"))
     directory.chmod(0o755)  # Postgres runs as another user when we are root
     os.environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT / ".links"), str(ROOT)]), **(environment or {})}
@@ -337,10 +345,12 @@ async def open_scene(
     scene = Scene(options, options.hosts or hosts, directory, postgres, settings, random.Random(options.seed))
     below: list[psutil.Process] = []
     is_left_over = True
+    logs = "none"
     try:
         await asyncio.to_thread(postgres.start)
         await asyncio.to_thread(upgrade, scene.dsn, NAMESPACE)
         ray_runtime.start_local()
+        logs = ray_logs()
         await up(
             dsn=scene.dsn,
             namespace=NAMESPACE,
@@ -355,7 +365,7 @@ async def open_scene(
             yield scene
         finally:
             await scene.client.close()
-        is_left_over = options.keep
+        is_left_over = options.keep or not verdict.is_ok
     finally:
         scene.stop_programs()
         below = descendants()
@@ -363,7 +373,7 @@ async def open_scene(
         await asyncio.to_thread(postgres.stop)
         end_all(process for process in [*below, *descendants()] if is_alive(process))
         if is_left_over:
-            print(f"kept for a look: {directory}; logs of hosts: /tmp/ray/session_latest/logs", flush=True)
+            print(f"kept for a look: {directory}; logs of hosts: {logs}", flush=True)
         else:
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -113,7 +113,9 @@ async def run(options: Options) -> Verdict:
         "FOOD_DELIVERY_OUTSIDE_URL": f"http://127.0.0.1:{port}",
         "FOOD_DELIVERY_LIMITS": json.dumps({"pick_up_s": LONG_S, "deliver_s": LONG_S, "rating_s": RATING_S}),
     }
-    async with open_scene(options, entities=["examples.food_delivery.entities"], environment=environment) as scene:
+    async with open_scene(
+        verdict, options, entities=["examples.food_delivery.entities"], environment=environment
+    ) as scene:
         books, witness = scene.directory / "books.sqlite", scene.directory / "witness.jsonl"
         files = {"FOOD_DELIVERY_BOOKS": str(books), "CAMPAIGN_WITNESS": str(witness)}
         scene.start_program("outside", "campaigns.outside", **files)

@@ -25,7 +25,7 @@ async def run(options: Options, *, entities: int = ENTITIES) -> Verdict:
     """The campaign."""
     verdict = Verdict("passivation", options.seed)
     engine = {"idle_s": IDLE_S}
-    async with open_scene(options, entities=["campaigns.entities:Note"], hosts=1, engine=engine) as scene:
+    async with open_scene(verdict, options, entities=["campaigns.entities:Note"], hosts=1, engine=engine) as scene:
         pids = [host.pid for host in await scene.hosts()]
         verdict.figure("MB per host, fresh", _memory(pids))
         # Code that has never run and caches that have never been filled are no entity's memory.

@@ -47,7 +47,7 @@ async def run(options: Options) -> Verdict:
     """The campaign."""
     verdict = Verdict("zombie", options.seed)
     rounds = options.rounds or ROUNDS
-    async with open_scene(options, entities=["campaigns.entities:Witness"]) as scene:
+    async with open_scene(verdict, options, entities=["campaigns.entities:Witness"]) as scene:
         results = [await _Round(scene, number).run() for number in range(1, rounds + 1)]
         direct = sum(len(one.direct) for one in results)
         verdict.none_of(

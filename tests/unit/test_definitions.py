@@ -318,7 +318,7 @@ def test_entity_classes_of_a_module() -> None:
 
 def test_an_activity_decorates_a_function() -> None:
     with pytest.raises(DefinitionError, match="decorates a function"):
-        activity(Shop)  # type: ignore[call-overload]  # pyright: ignore[reportAttributeAccessIssue]
+        activity(Shop)
     with pytest.raises(DefinitionError, match="longer than zero"):
         activity(timeout=timedelta(0))
     with pytest.raises(DefinitionError, match="longer than zero"):
