@@ -121,6 +121,7 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
     server = _Server(
         uvicorn.Config(
             startup,
+            http="h11",  # bounds the headers; httptools, which uvicorn prefers where it is installed, does not
             lifespan="on",
             access_log=False,
             log_level="error",
