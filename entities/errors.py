@@ -5,7 +5,7 @@
   the same idempotency key to learn which.
 * `Conflict`: clashes with something that exists (another payload under the same key, a live run).
 * `HandlerFailed` / `WorkflowFailed` / `ActivityFailed`: user code raised; its state changes did not happen (handler)
-  or are as of its last commit.
+  or are kept as it left them (workflow; docs/decisions/0003).
 * `DefinitionError`: a class is written wrongly; raised at import with file, line and the fix.
 * `Stop` is a `BaseException`: user code cannot swallow it.
 

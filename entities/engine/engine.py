@@ -413,13 +413,12 @@ class Engine:
             if isinstance(item, Delivery):
                 item.reply(Status.ERROR, body, 0)
 
-    def mail(self, envelopes: Sequence[Envelope], asked: Collection[EntityId]) -> None:
+    def mail(self, envelopes: Sequence[Envelope]) -> None:
         """The store's answer: messages waiting for active entities."""
         for envelope in envelopes:
             activation = self.active.get(EntityId(envelope.type, envelope.key))
             if activation is not None and not self._readers.was_consumed(activation, envelope.id):
                 activation.deliver(self._stored(envelope))
-        del asked
 
     def wake(self, entities: Sequence[EntityId]) -> None:
         """These entities have messages in the store."""

@@ -185,7 +185,7 @@ class Readers:
                 raise
             finally:
                 self._mail_queries -= 1
-            self._engine.mail(envelopes, active)
+            self._engine.mail(envelopes)
 
     async def _serve_lookups(self) -> None:
         await self._lookup_wanted.wait()
