@@ -77,9 +77,9 @@ class Backoff:
     failures: int = 0
     _until: float = field(default=0.0)
 
-    def failed(self, now: float) -> float:
+    def failed(self, now: float, *, at_most_s: float = float("inf")) -> float:
         """Note a failure; returns the pause before the next attempt."""
-        pause_s = min(self.max_s, self.initial_s * 2.0 ** min(self.failures, 32))
+        pause_s = min(self.max_s, at_most_s, self.initial_s * 2.0 ** min(self.failures, 32))
         self.failures += 1
         self._until = now + pause_s
         return pause_s

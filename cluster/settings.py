@@ -56,11 +56,13 @@ class ClusterSettings(BaseModel):
     """How often the supervisor compares what runs with what should run, when nothing pokes it."""
     spawn_backoff_initial_s: float = Field(default=0.2, gt=0)
     spawn_backoff_max_s: float = Field(default=20.0, gt=0)
-    """Pause after a host failed to start or died young: doubles from the one to the other."""
+    """Pause after a host failed to start: doubles from the one to the other."""
+    spawn_backoff_young_s: float = Field(default=1.0, gt=0)
+    """The longest pause after a host that had started died young."""
     spawn_timeout_s: float = Field(default=60.0, gt=0)
     """A host that has not registered by then is killed."""
     young_s: float = Field(default=10.0, gt=0)
-    """A host that dies before this age counts as a failure to start."""
+    """A host that dies before this age died young: its successor is started after a pause."""
     guard_s: float = Field(default=3.0, gt=0)
     """How often a host looks whether there is a supervisor."""
     long_poll_s: float = Field(default=20.0, gt=0)

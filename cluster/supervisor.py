@@ -221,7 +221,8 @@ class Supervisor:
     def _note_death(self, incarnation: str) -> None:
         born_at = self._born_at.pop(incarnation, None)
         if born_at is not None and time.monotonic() - born_at < self._settings.young_s:
-            self._backoff.failed(time.monotonic())
+            # It had served: that may be an accident, and then everybody waits for its successor.
+            self._backoff.failed(time.monotonic(), at_most_s=self._settings.spawn_backoff_young_s)
 
     # --- birth ---
 

@@ -47,7 +47,8 @@ class DedicatedActor:
         async def ask(operation: str, argument: bytes) -> bytes:
             try:
                 call = submit(host, "serve", definition.name, key, operation, argument)
-                return bytes(await asyncio.wait_for(call, ASK_TIMEOUT_S))
+                async with asyncio.timeout(ASK_TIMEOUT_S):
+                    return bytes(await call)
             except Exception as error:
                 raise StoreUnavailable(
                     f"{entity}: its host does not answer ({error!r})", maybe_applied=operation == "commit"
@@ -76,7 +77,7 @@ class DedicatedActor:
         """What is due, and whether there is mail."""
         control = wire.CONTROL.decode(data)
         for row in control.fires:
-            self._engine.offer(self._entity, Fire(row))
+            self._engine.arrivals.offer(self._entity, Fire(row))
         if control.wake:
             self._engine.wake([self._entity])
 

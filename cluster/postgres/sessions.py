@@ -86,7 +86,9 @@ class Pool:
         Raises StoreUnavailable (`maybe_applied` False) if there is none in time. One attempt: the caller repeats.
         """
         try:
-            await asyncio.wait_for(self._free.acquire(), self.settings.acquire_timeout_s)
+            # Not `wait_for`: before Python 3.12 a cancellation that comes together with the permit would lose it.
+            async with asyncio.timeout(self.settings.acquire_timeout_s):
+                await self._free.acquire()
         except TimeoutError:
             raise StoreUnavailable(
                 f"no free database session within {self.settings.acquire_timeout_s} s", maybe_applied=False
@@ -116,8 +118,8 @@ class Pool:
     async def _open(self) -> Session:
         settings = self.settings
         try:
-            connection = await asyncio.wait_for(
-                psycopg.AsyncConnection.connect(
+            async with asyncio.timeout(settings.connect_timeout_s + 1):
+                connection = await psycopg.AsyncConnection.connect(
                     settings.dsn,
                     autocommit=True,
                     prepare_threshold=None,  # exchange.py prepares for itself
@@ -128,9 +130,7 @@ class Pool:
                     keepalives_idle=5,
                     keepalives_interval=2,
                     keepalives_count=3,
-                ),
-                settings.connect_timeout_s + 1,
-            )
+                )
         except (psycopg.Error, OSError, TimeoutError) as error:
             reason = without_password(str(error) or "timed out", settings.dsn)
             raise StoreUnavailable(f"cannot connect to Postgres: {reason}", maybe_applied=False) from None

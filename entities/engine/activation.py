@@ -156,7 +156,7 @@ class Activation(Requests):
         # Whatever the turn had got to is dropped, so it must not run again: its sender is told that it failed.
         self.turns = [(other, output) for other, output in self.turns if other is not item]
         if isinstance(item, Delivery):
-            self.engine.note_crash(self.id, item.envelope.id)
+            self.engine.arrivals.note_crash(self.id, item.envelope.id)
             body = PerdureError(
                 f"{self.id}.{item.envelope.name}: the engine failed ({error!r}); nothing was changed"
             ).body()

@@ -179,7 +179,7 @@ class Committer:
         while self._attempts:
             entity, shard, row = self._attempts.popleft()
             # A note that waited out a failed commit may have been overtaken by the outcome: it would stay for ever.
-            if shard in engine.epochs_held and engine.is_under_way(entity, row.operation):
+            if shard in engine.epochs_held and engine.attempts.is_under_way(entity, row.operation):
                 batch.attempts.append((entity, shard, row))
                 batch.epochs[shard] = engine.epochs_held[shard]
         return batch, activations, arrivals

@@ -160,7 +160,7 @@ class Readers:
             for entity in wanted:
                 self._loads.pop(entity, None)
             for loaded in found:
-                self._engine.loaded(loaded)
+                self._engine.arrivals.arrived(loaded)
         self._load_wanted.clear()  # only now: if the store fails, the next try must not wait to be asked
 
     async def _serve_mail(self) -> None:
@@ -173,7 +173,7 @@ class Readers:
             active = [e for e in wanted if e in self._engine.active]
             for entity in wanted:
                 if entity not in self._engine.active:
-                    self._engine.activate(entity)
+                    self._engine.arrivals.activate(entity)
             if not active:
                 continue
             self._mail_queries += 1
@@ -185,7 +185,7 @@ class Readers:
                 raise
             finally:
                 self._mail_queries -= 1
-            self._engine.mail(envelopes)
+            self._engine.arrivals.mail(envelopes)
 
     async def _serve_lookups(self) -> None:
         await self._lookup_wanted.wait()
@@ -243,7 +243,7 @@ class Readers:
                 page = await engine.store.in_flight(owned, after=after, limit=engine.settings.load_max) if owned else []
                 for entity in page:
                     if entity not in engine.active:
-                        engine.activate(entity)
+                        engine.arrivals.activate(entity)
                 if len(page) < engine.settings.load_max:
                     return
                 after = page[-1]

@@ -117,6 +117,7 @@ def test_backoff_doubles_and_is_forgotten() -> None:
     backoff.succeeded()
     assert backoff.is_over(0)
     assert backoff.failed(0) == 1
+    assert [backoff.failed(0, at_most_s=1.5) for _ in range(3)] == [1.5, 1.5, 1.5], "after accidents it stays short"
 
 
 # --- processes ---

@@ -102,7 +102,7 @@ class Rebuild(Resumes):
         for run in self.runs.values():
             for operation in run.pending.values():
                 if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in queued:
-                    self.engine.start_activity(self, run, operation)
+                    self.engine.attempts.begin(self, run, operation)
             if run.true_conditions():
                 self.push_front(CheckConditions(run))
 

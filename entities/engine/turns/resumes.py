@@ -130,7 +130,7 @@ class Resumes(Record):
         """What a new operation needs done: durably with this turn, or after its commit."""
         match operation.kind:
             case OperationKind.ACTIVITY:
-                self._output(None, lambda: self.engine.start_activity(self, run, operation))
+                self._output(None, lambda: self.engine.attempts.begin(self, run, operation))
             case OperationKind.TIMER:
                 row = ReminderRow(
                     self.id, run.address(operation.number), ReminderKind.TIMER, self.version, operation.detail
@@ -167,7 +167,7 @@ class Resumes(Record):
                 case OperationKind.ACTIVITY:
                     if self.attempts.pop(address, None) is not None:
                         write.attempts_gone.append(address)
-                    self._output(None, partial(self.engine.cancel_activity, self.id, address))
+                    self._output(None, partial(self.engine.attempts.cancel, self.id, address))
                 case _:
                     pass
 

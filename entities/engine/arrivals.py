@@ -1,0 +1,170 @@
+"""How entities come into memory, and how messages and events reach them there.
+
+Whatever comes for an entity that is not in memory waits in `loading` until the store has answered. An entity that
+cannot be loaded is *parked*: its callers are told why, its mail and reminders stay in the store, and it is left alone
+for a while unless somebody calls it.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import EntityParked, PerdureError
+from ..ids import EntityId, check_key
+from ..messages import Envelope, Status, encode_json
+from ..store.rows import Loaded
+from .activation import Activation
+from .deliveries import Delivery, Fire, Item
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+log = logging.getLogger("perdure.engine")
+
+CRASHES_MAX = 5
+"""A stored message on which the engine itself fails so often becomes a dead letter."""
+PARKED_RETRY_S = 60.0
+"""How long an entity that could not be loaded is left alone, unless somebody calls it."""
+
+
+class Arrivals:
+    """Owned by the engine; everything on the host's loop."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self.loading: dict[EntityId, list[Item]] = {}
+        """Entities being read, with what has come for them meanwhile."""
+        self._crashes: Counter[tuple[EntityId, str]] = Counter()
+        self._parked_until: dict[EntityId, float] = {}
+        self._suspects: set[tuple[EntityId, str]] = set()
+        """Stored messages of lost turns: they may have an outcome."""
+
+    def suspect(self, entity: EntityId, items: Sequence[Item]) -> None:
+        """The turns of these were lost: when the store brings a message again, it may have an outcome."""
+        self._suspects.update((entity, i.envelope.id) for i in items if isinstance(i, Delivery) and i.is_stored)
+
+    def accept(self, entity: EntityId, delivery: Delivery) -> None:
+        """Hand a message to its entity, activating that if need be."""
+        activation = self._engine.active.get(entity)
+        if activation is not None:
+            activation.deliver(delivery)
+            return
+        try:
+            self._engine.registry.get(entity.type)
+            check_key(entity.type, entity.key)
+        except PerdureError as error:
+            delivery.reply(Status.ERROR, encode_json(error.body()), 0)
+            return
+        self.activate(entity, delivery)
+
+    def activate(self, entity: EntityId, item: Item | None = None) -> None:
+        """Bring an entity into memory, and hand it this item."""
+        if not self._engine.owns(entity):
+            return
+        definition = self._engine.elsewhere(entity)
+        if definition is not None and self._engine.dedicated is not None:
+            if isinstance(item, Fire):
+                self._engine.dedicated.fire(definition, item.row)
+            else:
+                self._engine.dedicated.wake(definition, entity)
+            return
+        if not isinstance(item, Delivery) and self._parked_until.get(entity, 0.0) > self._engine.monotonic():
+            return  # its mail and reminders stay where they are
+        waiting = self.loading.get(entity)
+        if waiting is None:
+            self.loading[entity] = waiting = []
+            self._engine.readers.load(entity)
+        if item is not None:
+            if isinstance(item, Delivery) and len(waiting) >= self._engine.settings.mailbox_max:
+                item.reply(Status.NOT_OWNER, b"null", 0)  # nothing was accepted; the router tries again
+                return
+            waiting.append(item)
+
+    def offer(self, entity: EntityId, item: Item) -> None:
+        """An internal event for an entity that is in memory or comes into it."""
+        activation = self._engine.active.get(entity)
+        if activation is None:
+            self.activate(entity, item)
+        else:
+            activation.push(item)
+
+    def arrived(self, loaded: Loaded) -> None:
+        """The store's answer for an entity."""
+        waiting = self.loading.pop(loaded.entity, None)
+        shard = self._engine.shard_of(loaded.entity)
+        if waiting is None or shard not in self._engine.epochs or self._engine.is_stopped:
+            for item in waiting or ():
+                if isinstance(item, Delivery):
+                    item.reply(Status.NOT_OWNER, b"null", 0)
+            return
+        definition = self._engine.registry.find(loaded.entity.type)
+        if definition is None:
+            log.warning("%s: this host has no such type", loaded.entity)
+            return
+        try:
+            activation = Activation(self._engine, definition, shard, loaded)
+        except EntityParked as problem:
+            self._parked(loaded.entity, problem, waiting)
+            return
+        except Exception as error:
+            log.exception("%s could not be activated", loaded.entity)
+            self._parked(loaded.entity, EntityParked(f"{loaded.entity}: it could not be activated: {error!r}"), waiting)
+            return
+        self._engine.active[loaded.entity] = activation
+        self._parked_until.pop(loaded.entity, None)
+        for envelope in loaded.inbox:
+            activation.deliver(self._stored(envelope))
+        activation.mail_wanted = len(loaded.inbox) >= self._engine.readers.inbox_max
+        for item in waiting:
+            if isinstance(item, Delivery):
+                activation.deliver(item)
+            else:
+                activation.push(item)
+        activation.start_pending()
+        for workflow, row in activation.rows.items():
+            # Its end may have been committed by a commit whose answer got lost.
+            if row.status.is_terminal and (loaded.entity, workflow) in self._engine.waiters:
+                self._engine.run_ended(loaded.entity, row, activation.tell_result_of(row))
+
+    def _stored(self, envelope: Envelope) -> Delivery:
+        delivery = Delivery(envelope, None, is_stored=True)
+        if (envelope.entity, envelope.id) in self._suspects:
+            self._suspects.discard((envelope.entity, envelope.id))
+            delivery.needs_lookup = True
+        if self._crashes and self._crashes[envelope.entity, envelope.id] >= CRASHES_MAX:
+            delivery.problem = PerdureError(
+                f"{envelope.entity}.{envelope.name}: the engine failed {CRASHES_MAX} times on it"
+            )
+        return delivery
+
+    def _parked(self, entity: EntityId, problem: EntityParked, waiting: list[Item]) -> None:
+        if self._parked_until.get(entity, 0.0) < self._engine.monotonic():
+            log.error("%s", problem)
+            self._engine.readers.note_parked(entity, problem.message)
+        self._parked_until[entity] = self._engine.monotonic() + PARKED_RETRY_S
+        body = encode_json(problem.body())
+        for item in waiting:
+            if isinstance(item, Delivery):
+                item.reply(Status.ERROR, body, 0)
+
+    def mail(self, envelopes: Sequence[Envelope]) -> None:
+        """The store's answer: messages waiting for active entities."""
+        for envelope in envelopes:
+            activation = self._engine.active.get(EntityId(envelope.type, envelope.key))
+            if activation is not None and not self._engine.readers.was_consumed(activation, envelope.id):
+                activation.deliver(self._stored(envelope))
+
+    def wake(self, entities: Sequence[EntityId]) -> None:
+        """These entities have messages in the store."""
+        for entity in entities:
+            if not self._engine.owns(entity):
+                continue
+            if entity in self._engine.active:
+                self._engine.readers.fetch_mail(entity)
+            else:
+                self.activate(entity)
+
+    def note_crash(self, entity: EntityId, message_id: str) -> None:
+        """This message made the engine itself fail."""
+        self._crashes[entity, message_id] += 1
