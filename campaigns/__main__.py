@@ -13,6 +13,7 @@ from .harness import Options
 from .verdict import Verdict
 
 CAMPAIGNS = {
+    "approvals": "2,000 workflows wait for a decision while everything is killed and started again",
     "orders": "SIGKILL of hosts, supervisor, gateway and Postgres while food is delivered",
     "zombie": "a host stopped for longer than its lease, then continued",
     "counters": "1,000 counters, 200 callers, a host killed every 5 s",

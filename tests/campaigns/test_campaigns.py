@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SHORT = {
+    "approvals": ["--rounds", "200"],
     "counters": ["--seconds", "12"],
     "dedicated": ["--rounds", "2"],
     "exactly-once-messages": ["--seconds", "10"],
