@@ -29,6 +29,7 @@ from ..errors import (
 from ..ids import EntityId
 from ..messages import Kind, OperationAddress, decode_error, encode_json
 from ..store.rows import RunRow
+from ..time_limit import TimeLimit
 from .effects import Effects
 from .journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, Scheduled
 from .loop import WorkflowLoop, WorkflowTimer
@@ -379,7 +380,7 @@ class Run:
         if not timeout_us:
             return bytes(await future)
         try:
-            async with asyncio.timeout(timeout_us / 1e6):
+            async with TimeLimit(timeout_us / 1e6):
                 return bytes(await future)
         except TimeoutError:
             raise CallTimeout(
