@@ -1,6 +1,7 @@
 """Perdure's programming model: everything that user code imports."""
 
 from .activity import ActivityInfo, activity, activity_info
+from .change import deprecate_patch, patched, upgrade
 from .definition import Registry
 from .descriptors import Mailbox, handler, query, workflow
 from .durable import cancel_reminder, condition, now, random, remind, uuid4
@@ -23,6 +24,7 @@ from .errors import (
     InvalidArguments,
     InvalidKey,
     InvalidReminder,
+    JournalTooLong,
     NoSuchRun,
     NotConnected,
     NotDurable,
@@ -69,6 +71,7 @@ __all__ = [
     "InvalidArguments",
     "InvalidKey",
     "InvalidReminder",
+    "JournalTooLong",
     "Mailbox",
     "NoSuchRun",
     "NotConnected",
@@ -95,11 +98,14 @@ __all__ = [
     "activity_info",
     "cancel_reminder",
     "condition",
+    "deprecate_patch",
     "handler",
     "now",
+    "patched",
     "query",
     "random",
     "remind",
+    "upgrade",
     "uuid4",
     "workflow",
 ]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from .calls import Target
+from .change import Upgrade
 from .descriptors import Handler, Mailbox, Method, Query, Workflow
 from .errors import DefinitionError
 from .hosting import Dedicated
@@ -33,10 +34,10 @@ class Entity(BaseModel):
 
     Class keywords: `hosting=Dedicated(...)` gives each active instance a Ray actor of its own; `name="..."` sets the
     stored type name (default: the class's name), so that a class can be renamed; `version=N` is the state's schema
-    version. Definition mistakes raise DefinitionError at import, naming file, line and the fix.
+    version (see `@upgrade`). Definition mistakes raise DefinitionError at import, naming file, line and the fix.
     """
 
-    model_config = ConfigDict(ignored_types=(Handler, Query, Workflow, Mailbox), extra="ignore")
+    model_config = ConfigDict(ignored_types=(Handler, Query, Workflow, Mailbox, Upgrade), extra="ignore")
 
     key: str = Field(default="", exclude=True, frozen=True)
     """The entity's key. Not part of the stored state."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..context import Mode
 from ..errors import (
@@ -99,7 +99,16 @@ class CheckConditions:
         self.run = run
 
 
-Item = Delivery | ActivityDone | Fire | CheckConditions
+class Begin:
+    """A run that continues as new has its turn to begin."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: "Run") -> None:
+        self.run = run
+
+
+Item = Delivery | ActivityDone | Fire | CheckConditions | Begin
 
 
 class HandlerContext:
@@ -165,6 +174,12 @@ class HandlerContext:
 
     async def condition(self, predicate: Callable[[], bool]) -> None:
         raise self._needs_workflow("waited for a condition")
+
+    def patched(self, patch_id: str) -> bool:
+        raise self._needs_workflow(f"asked for the patch {patch_id}")
+
+    def continue_as_new(self, workflow: str, args: bytes) -> NoReturn:
+        raise self._needs_workflow(f"tried to continue {workflow} as new")
 
     def _needs_workflow(self, what: str) -> DurableAwaitInHandler:
         return DurableAwaitInHandler(f"{self.entity}: a {self.mode} {what}; only a @workflow can wait durably")
