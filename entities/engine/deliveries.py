@@ -9,6 +9,7 @@ from ..errors import (
     DurableAwaitInHandler,
     ErrorBody,
     HandlerFailed,
+    JournalTooLong,
     PerdureError,
     ReadOnlyViolation,
     WorkflowCancelled,
@@ -204,6 +205,8 @@ def workflow_error(what: str, error: BaseException, *, is_cancelled: bool) -> Er
     """What a caller sees of a run that did not complete."""
     if is_cancelled:
         return WorkflowCancelled(f"{what} was cancelled", error_type="CancelledError").body()
+    if isinstance(error, JournalTooLong):
+        return error.body()
     inner = error_body(error)
     name = inner.type or type(error).__name__
     return ErrorBody(
