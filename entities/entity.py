@@ -12,6 +12,7 @@ from .descriptors import Handler, Mailbox, Method, Query, Workflow
 from .errors import DefinitionError
 from .hosting import Dedicated
 from .ids import EntityId, check_key
+from .repeatable import check_repeatable, warn_of_stale_reads
 from .signature import where
 
 RESERVED = ("key", "ref")
@@ -110,6 +111,9 @@ def check_class(cls: type[Entity]) -> None:
     for member_name, member in vars(cls).items():
         if isinstance(member, Method | Mailbox):
             _check_member(place, member_name, member)
+        if isinstance(member, Workflow):
+            check_repeatable(cls, member_name, member.fn)
+            warn_of_stale_reads(cls, member_name, member.fn, cls.model_fields)
     for base in cls.__mro__[1:]:
         for member_name, member in vars(base).items():
             if isinstance(member, Method):

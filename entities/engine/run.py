@@ -32,6 +32,7 @@ from ..ids import EntityId
 from ..messages import Kind, OperationAddress, decode_error, encode_json
 from ..store.rows import RunRow
 from ..time_limit import TimeLimit
+from . import guard
 from .effects import Effects
 from .journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, Scheduled
 from .loop import WorkflowLoop, WorkflowTimer
@@ -96,6 +97,7 @@ class Run:
     mode: Mode = "workflow"
 
     def __init__(self, definition: "EntityDefinition", state: "Entity", entity: EntityId, row: RunRow) -> None:
+        guard.install()
         self.entity = entity
         self.row = row
         self.pending: dict[int, Operation] = {}
