@@ -20,6 +20,7 @@ CAMPAIGNS = {
     "passivation": "10,000 idle entities leave memory and come back",
     "dedicated": "an entity in a Ray actor of its own, killed",
     "exactly-once-messages": "numbered messages from entity to entity while hosts are killed",
+    "programs": "random asyncio programs, evicted and crashed at random (no Ray, no Postgres)",
 }
 LIMIT_S = 1_800.0
 

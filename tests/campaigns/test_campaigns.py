@@ -16,6 +16,7 @@ SHORT = {
     "exactly-once-messages": ["--seconds", "10"],
     "orders": ["--rounds", "5"],
     "passivation": [],
+    "programs": ["--rounds", "40"],
     "zombie": ["--rounds", "2"],
 }
 
