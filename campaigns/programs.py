@@ -1,4 +1,4 @@
-"""Random asyncio programs as workflows, each undisturbed and then evicted and crashed at random: the same must come out.
+"""Random asyncio programs as workflows, undisturbed and then evicted and crashed at random: the same must come out.
 
 No Ray and no Postgres: the real engine on a store in memory, so that thousands of seeds take minutes. A seed that
 differs is played again alone by `PERDURE_SEED=<seed> pytest tests/engine/test_random_programs.py`.
@@ -29,7 +29,7 @@ async def run(options: Options) -> Verdict:
         try:
             async with asyncio.timeout(LIMIT_S):
                 undisturbed, disturbed = await compare(seed)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to this seed
+        except Exception as error:
             failed.append(f"seed {seed}: {error!r}")
         else:
             if undisturbed != disturbed:

@@ -94,6 +94,7 @@ def upgrade(*, from_version: int) -> _UpgradeDecorator:
         full_name: str = ""
 
         @upgrade(from_version=1)
+        @staticmethod
         def name_is_split_no_more(state: dict[str, Any]) -> dict[str, Any]:
             state["full_name"] = state.pop("first") + " " + state.pop("last")
             return state
@@ -149,7 +150,7 @@ class Upgrades:
             try:
                 state = step.fn(state)
                 if not isinstance(state, dict):
-                    raise TypeError(f"it returned {type(state).__name__}, not a dict")  # noqa: TRY301
+                    raise TypeError(f"it returned {type(state).__name__}, not a dict")
                 data = msgspec.json.encode(state)
             except Exception as error:
                 raise EntityParked(

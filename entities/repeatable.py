@@ -1,9 +1,9 @@
 """What workflow code must not do, found at the definition of its class: clocks and chance of its own, stale reads.
 
 Upholds P7: a workflow is rebuilt by running its code again, so it must come to the same. Reads of the wall clock and
-of chance cannot be seen at run time, nor on Python 3.11 can threads (they make no audit event; what does, is refused by
-`engine.guard`). So the byte code of a workflow, of functions nested in it and of the plain methods of its class that it uses is searched for names
-that resolve to them: a DefinitionError with the place and the alternative.
+of chance cannot be seen at run time, nor on Python 3.11 can threads (they make no audit event; what does is refused by
+`engine.guard`). So the byte code of a workflow, of functions nested in it and of the plain methods of its class that it
+uses is searched for names that resolve to them: a DefinitionError with the place and the alternative.
 
 What a workflow calls in other modules or in plain functions is not looked at. That is also the way out where a clock
 is meant (a measurement, a log line): put it into a function outside the class.
@@ -36,6 +36,7 @@ _CALLABLE = (BuiltinFunctionType, FunctionType, MethodType, type)
 _CLASSES = (dt.datetime, dt.date, random.SystemRandom)
 _LOADS_LOCAL = ("LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_AND_CLEAR", "LOAD_FAST_LOAD_FAST", "LOAD_FAST_BORROW")
 _LOADS_CELL = ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
+_LOADS_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 _KEEPS = ("CACHE", "PUSH_NULL", "NOP", "EXTENDED_ARG", "COPY_FREE_VARS")
 
 
@@ -46,7 +47,7 @@ def _forbidden() -> dict[Any, tuple[str, str]]:
     found: dict[Any, tuple[str, str]] = {
         time.sleep: ("time.sleep", "`await asyncio.sleep(...)`, which is durable"),
         dt.datetime.now: ("datetime.now", clock),
-        dt.datetime.utcnow: ("datetime.utcnow", clock),
+        dt.datetime.utcnow: ("datetime.utcnow", clock),  # type: ignore[deprecated]  # pyright: ignore[reportDeprecated]
         dt.datetime.today: ("datetime.today", clock),
         dt.date.today: ("date.today", f"{clock}, `.date()`"),
         uuid.uuid1: ("uuid.uuid1", "`uuid4()` of perdure.entities"),
@@ -130,32 +131,32 @@ def _uses(
         opname, name = instruction.opname, instruction.argval
         if opname in _KEEPS:
             continue
-        if opname == "STORE_FAST" and found is not _NOTHING and module is not _NOTHING:
-            own[name] = found  # bound by an import in the function
-            found = _NOTHING
-            continue
-        if opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            found = names.get(name, getattr(builtins, str(name), _NOTHING))
-        elif opname in _LOADS_LOCAL or opname in _LOADS_CELL:
-            found = own.get(name[-1] if isinstance(name, tuple) else name, _NOTHING)
-        elif opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            if found is _SELF:
-                yield _line(instruction), name
-                found = _NOTHING
-            else:
-                found = _attribute(found, name)
-        elif opname == "IMPORT_NAME":
-            found = module = sys.modules.get(name, _NOTHING)
-        elif opname == "IMPORT_FROM":
-            found = _attribute(module, name)
-        else:
-            found = _NOTHING
+        if found is _SELF and opname in _LOADS_ATTRIBUTE:
+            yield _line(instruction), name
+        if opname == "STORE_FAST":
+            own[name] = found  # an import in the function, or another name for something
+        if opname == "IMPORT_NAME":
+            module = sys.modules.get(name, _NOTHING)
+        found = _meant(opname, name, found, module, names, own)
         if isinstance(found, _CALLABLE) and found in _FORBIDDEN:
             yield _line(instruction), found
             found = _NOTHING
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _uses(constant, names, own, is_method=False)
+
+
+def _meant(opname: str, name: Any, found: Any, module: Any, names: Mapping[str, Any], own: dict[str, Any]) -> Any:  # noqa: PLR0917 - the state of the search
+    """What is on the stack after this instruction, if it is something that a name means."""
+    if opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        return names.get(name, getattr(builtins, str(name), _NOTHING))
+    if opname in _LOADS_LOCAL or opname in _LOADS_CELL:
+        return own.get(name[-1] if isinstance(name, tuple) else name, _NOTHING)
+    if opname in _LOADS_ATTRIBUTE:
+        return _attribute(found, name)
+    if opname == "IMPORT_NAME":
+        return module
+    return _attribute(module, name) if opname == "IMPORT_FROM" else _NOTHING
 
 
 def _line(instruction: dis.Instruction) -> int:

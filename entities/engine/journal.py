@@ -73,7 +73,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     detached: bool = False
     """Another turn of the entity ran since the run's last resume: its fields are fresh copies from here on."""
     state: msgspec.Raw = msgspec.Raw(b"")
-    """State as of this resume: of the first one, and where it differs from what the run saw last (empty: it does not)."""
+    """State as of this resume: of the first one, and where it differs from what the run saw last."""
     schema: int = 1
     """Schema version of `state`."""
 

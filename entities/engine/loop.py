@@ -109,7 +109,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """The code has dropped an async generator that it had not exhausted."""
         if not self._closed and asyncio._get_running_loop() is self:  # noqa: SLF001 - as above
-            self.create_task(generator.aclose())  # type: ignore[arg-type]  # typeshed: an awaitable; it is a coroutine
+            self.create_task(generator.aclose())
 
     def shut(self) -> None:
         """Close every unfinished coroutine (their `finally` blocks run; operations are refused there)."""

@@ -82,8 +82,8 @@ def _misfit(definition: EntityDefinition, loaded: Loaded, row: RunRow) -> str:
         return f"the class has no workflow `{row.workflow}` any more"
     try:
         entity = definition.load(loaded.entity.key, loaded.state, version=loaded.schema_version)
-    except PerdureError as problem:
-        return problem.message
+    except PerdureError as error:
+        return error.message
     snapshot = definition.dump(entity)
     journal = [one for one in loaded.journal if (one.workflow, one.run_id) == (row.workflow, row.run_id)]
     run, problem = rebuild_run(definition, entity, row, journal)

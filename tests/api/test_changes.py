@@ -41,7 +41,7 @@ def test_check_writes_the_file_and_then_passes_until_a_state_changes(tmp_path: P
 
 
 async def test_replay_of_an_export_passes_or_names_the_misfit(tmp_path: Path) -> None:
-    from .versions import Parcel  # noqa: PLC0415 - the commands import it anew
+    from .versions import Parcel
 
     async with LocalCluster([Parcel]) as cluster:
         await Parcel.ref("p").run.start(2)

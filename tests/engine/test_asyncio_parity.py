@@ -1,4 +1,4 @@
-"""asyncio in workflows is durable and repeatable (P7): live, evicted after every turn, and with a crash at every commit.
+"""asyncio in workflows is durable and repeatable (P7): live, evicted after every turn, crashed at every commit.
 
 Each program's result, state and effects are the same in all of them; no activity whose outcome is committed runs again.
 """

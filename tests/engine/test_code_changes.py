@@ -251,7 +251,8 @@ class Three(Entity, name="Person", version=3):
         return state | {"steps": state["steps"] * 10}
 
     @upgrade(from_version=1)
-    def names_join(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805  # pyright: ignore[reportSelfClsParameterName]
+    @staticmethod
+    def names_join(state: dict[str, Any]) -> dict[str, Any]:
         world.ran["names join"] += 1
         return {"name": f"{state['first']} {state['last']}", "steps": state["steps"]}
 
@@ -280,7 +281,8 @@ class Gap(Three, name="Person", version=5):
 
 class Failing(Three, name="Person", version=4):
     @upgrade(from_version=3)
-    def fails(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805  # pyright: ignore[reportSelfClsParameterName]
+    @staticmethod
+    def fails(state: dict[str, Any]) -> dict[str, Any]:
         return state["nonsense"]  # type: ignore[no-any-return]
 
 
@@ -351,16 +353,19 @@ async def test_another_default_does_not_rewrite_what_a_run_has_seen(store: Fault
 def test_mistakes_in_upgrades_are_told_at_definition() -> None:
     class TooNew(Entity, version=2):
         @upgrade(from_version=2)
-        def one(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805  # pyright: ignore[reportSelfClsParameterName]
+        @staticmethod
+        def one(state: dict[str, Any]) -> dict[str, Any]:
             return state
 
     class Twice(Entity, version=2):
         @upgrade(from_version=1)
-        def one(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805  # pyright: ignore[reportSelfClsParameterName]
+        @staticmethod
+        def one(state: dict[str, Any]) -> dict[str, Any]:
             return state
 
         @upgrade(from_version=1)
-        def two(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805  # pyright: ignore[reportSelfClsParameterName]
+        @staticmethod
+        def two(state: dict[str, Any]) -> dict[str, Any]:
             return state
 
     for cls, reason in ((TooNew, r"version=3\)"), (Twice, "two upgrades from version 1")):
@@ -368,8 +373,8 @@ def test_mistakes_in_upgrades_are_told_at_definition() -> None:
             LocalCluster([cls])
     with pytest.raises(DefinitionError, match="nothing else"):
 
-        @upgrade(from_version=1)
-        def takes_self(self: object, state: dict[str, Any]) -> dict[str, Any]:  # type: ignore[arg-type]  # pyright: ignore
+        @upgrade(from_version=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        def takes_self(self: object, state: dict[str, Any]) -> dict[str, Any]:
             return state
 
     with pytest.raises(DefinitionError, match="count from 1"):

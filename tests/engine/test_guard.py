@@ -18,7 +18,7 @@ from perdure.entities.testing import LocalCluster
 
 USES: dict[str, Any] = {
     "Popen": lambda: subprocess.run(["true"], check=True),
-    "system": lambda: os.system("true"),
+    "system": lambda: os.system("true"),  # pyright: ignore[reportDeprecated]
     "socket": lambda: socket.socket().close(),
     "create_connection": lambda: socket.create_connection(("127.0.0.1", 1)),
     "getaddrinfo": lambda: socket.getaddrinfo("localhost", 80),
@@ -65,7 +65,7 @@ class User(Entity):
     async def logs_and_imports(self) -> str:
         logging.getLogger("socketed").warning("hello")
         sys.modules.pop("tests.engine.sleepy", None)
-        from . import sleepy  # noqa: PLC0415
+        from . import sleepy
 
         return sleepy.NAME
 

@@ -69,9 +69,7 @@ async def test_runs_are_replayed_across_a_migration(store: FaultyStore, tmp_path
     assert "@upgrade(from_version=3)" in str(bad)
 
 
-async def test_only_live_runs_are_recorded_page_by_page(
-    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_live_runs_are_recorded_page_by_page(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perdure.entities.testing.replay.PAGE", 2)
     async with LocalCluster([V1, One], store=store, settings=QUICK):
         for number in range(5):
@@ -87,5 +85,5 @@ async def test_only_live_runs_are_recorded_page_by_page(
 
 def test_anything_else_is_no_recording() -> None:
     for garbage in (b"", b"[]", b'{"format": 2, "entities": []}'):
-        with pytest.raises(ValueError, match="not an export|format 2"):
+        with pytest.raises(ValueError, match=r"not an export|format 2"):
             decode_recording(garbage)

@@ -61,8 +61,10 @@ def with_fields(**changes: tuple[Any, Any]) -> type[Entity]:
     } | changes  # fmt: skip
     annotations = {name: kind for name, (kind, _) in fields.items() if kind is not None}
     values = {name: value for name, (kind, value) in fields.items() if kind is not None}
+    make: Any = type(Entity)
     namespace = {"__annotations__": annotations, "__module__": __name__, "__qualname__": "Thing", **values}
-    return type(Entity)("Thing", (Entity,), namespace, name="Thing")
+    made: type[Entity] = make("Thing", (Entity,), namespace, name="Thing")
+    return made
 
 
 def finding(cls: type[Entity], before: type[Entity] = Base) -> Finding:
@@ -137,11 +139,13 @@ def test_a_version_needs_its_upgrade_and_the_file_to_be_written(tmp_path: Path) 
         count: str = ""
 
         @upgrade(from_version=1)
-        def one(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805  # pyright: ignore[reportSelfClsParameterName]
+        @staticmethod
+        def one(state: dict[str, Any]) -> dict[str, Any]:
             return state
 
         @upgrade(from_version=2)
-        def two(state: dict[str, Any]) -> dict[str, Any]:  # noqa: N805  # pyright: ignore[reportSelfClsParameterName]
+        @staticmethod
+        def two(state: dict[str, Any]) -> dict[str, Any]:
             return state
 
     assert finding(Bare).text == "version 1 became 2, but there is no @upgrade(from_version=1)"

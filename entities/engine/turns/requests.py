@@ -132,8 +132,8 @@ class Requests(Queries):
             self._reject(
                 delivery,
                 RunParked(
-                    f"{self.id}.{envelope.name} is parked and cannot clean up, so it is not cancelled; deploy code that "
-                    "fits its journal and cancel again, or `.terminate()` it to give its cleanup up"
+                    f"{self.id}.{envelope.name} is parked and cannot clean up, so it is not cancelled; deploy code "
+                    "that fits its journal and cancel again, or `.terminate()` it to give its cleanup up"
                 ),
             )
             return
