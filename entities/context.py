@@ -23,6 +23,8 @@ class TurnContext(Protocol):
 
     entity: EntityId
     mode: Mode
+    is_closed: bool
+    """The turn has ended: its code may change nothing any more."""
 
     def now_us(self) -> int:
         """Time in microseconds since the epoch; repeatable in a workflow."""

@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 
 from .calls import Target
 from .change import Upgrade
+from .context import current
 from .descriptors import Handler, Mailbox, Method, Query, Workflow
-from .errors import DefinitionError
+from .errors import DefinitionError, DurableAwaitInHandler
 from .hosting import Dedicated
 from .ids import EntityId, check_key
 from .repeatable import check_repeatable, warn_of_stale_reads
@@ -65,6 +66,17 @@ class Entity(BaseModel):
         ) -> None:
             super().__pydantic_init_subclass__(**kwargs)
             check_class(cls)
+
+    if not TYPE_CHECKING:  # or every misspelt field would be legal
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            turn = current.get()
+            if turn is not None and turn.is_closed:
+                raise DurableAwaitInHandler(
+                    f"{turn.entity}: the turn has ended; a task that outlives its handler cannot set `{name}`. Await "
+                    "the task in the handler, or make it a @workflow"
+                )
+            super().__setattr__(name, value)
 
     @classmethod
     def ref(cls, key: str) -> Self:

@@ -95,6 +95,8 @@ class Run:
     """A run in memory. `row` is its stored description."""
 
     mode: Mode = "workflow"
+    is_closed = False
+    """Never, for the state: what the code of a run sets while it leaves memory is undone (see `close`)."""
 
     def __init__(self, definition: "EntityDefinition", state: "Entity", entity: EntityId, row: RunRow) -> None:
         guard.install()
