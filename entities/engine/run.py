@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
 
 import msgspec
@@ -34,7 +34,16 @@ from ..store.rows import RunRow
 from ..time_limit import TimeLimit
 from . import guard
 from .effects import Effects
-from .journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, Scheduled
+from .journal import (
+    Entry,
+    Event,
+    EventKind,
+    OperationKind,
+    ReplayMismatch,
+    Scheduled,
+    difference,
+    numbered,
+)
 from .loop import WorkflowLoop, WorkflowTimer
 
 if TYPE_CHECKING:
@@ -251,8 +260,8 @@ class Run:
             self.begin(entry.now_us)
             for event in entry.events:
                 self.apply(event)
-            if self.asked != entry.operations and _numbered(self.asked) != _numbered(entry.operations):
-                raise _difference(entry.operations, self.asked, self.entries)
+            if self.asked != entry.operations and numbered(self.asked) != numbered(entry.operations):
+                raise difference(entry.operations, self.asked, self.entries)
             self.entries += 1
         self._is_replaying = False
         self.begin(self.now)
@@ -452,18 +461,3 @@ class Run:
 
 def _names(events: Iterable[Event]) -> str:
     return ", ".join(f"{event.kind} #{event.operation}" if event.operation >= 0 else event.kind for event in events)
-
-
-def _numbered(operations: Iterable[Scheduled]) -> list[Scheduled]:
-    """Without markers: they decide a branch, and what that asks for is compared."""
-    return [operation for operation in operations if operation.kind is not OperationKind.PATCH]
-
-
-def _difference(recorded: list[Scheduled], asked: list[Scheduled], entry: int) -> ReplayMismatch:
-    recorded, asked = _numbered(recorded), _numbered(asked)
-    for index in range(max(len(recorded), len(asked))):
-        was: Scheduled | Literal["nothing more"] = recorded[index] if index < len(recorded) else "nothing more"
-        now: Scheduled | Literal["nothing more"] = asked[index] if index < len(asked) else "nothing more"
-        if was != now:
-            return ReplayMismatch(str(was), str(now), entry)
-    raise AssertionError("equal lists")
