@@ -4,7 +4,7 @@ from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
 from .definition import Registry
 from .descriptors import Mailbox, handler, query, workflow
-from .durable import cancel_reminder, condition, now, random, remind, uuid4
+from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4
 from .entity import Entity
 from .errors import (
     ActivityFailed,
@@ -83,6 +83,7 @@ __all__ = [
     "ReadOnlyViolation",
     "Registry",
     "Rejected",
+    "ReminderInfo",
     "RetryPolicy",
     "RunEnded",
     "RunParked",
@@ -105,6 +106,7 @@ __all__ = [
     "query",
     "random",
     "remind",
+    "reminder_info",
     "upgrade",
     "uuid4",
     "workflow",

@@ -9,12 +9,23 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from .calls import NO_OPTIONS, CallOptions, Target, call, send, workflow_call
+from .calls import NO_OPTIONS, CallOptions, ParentClose, Target, call, send, workflow_call
 from .context import current
 from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
 from .messages import Kind
@@ -30,6 +41,8 @@ T = TypeVar("T")
 
 # Calls are `Coroutine[object, None, R]`, not `[Any, Any, R]`: mypy gives up on `gather(...)` of several that hold Any.
 
+MAILBOX_ITEMS_MAX = 10_000
+"""Items in one durable mailbox, unless it says less: all of them are loaded with their entity."""
 HANDLER_TIMEOUT = timedelta(seconds=30)
 SEND_RETRY = RetryPolicy(initial=timedelta(milliseconds=100), maximum=timedelta(seconds=10), attempts=5)
 
@@ -229,14 +242,24 @@ class BoundWorkflow(Generic[P, R]):
         await send(Target.of(self.target), Kind.TERMINATE, self.method, (reason,), {}, self.options_)
 
     def options(
-        self, *, timeout: timedelta | float | None = None, idempotency_key: str = "", restart: bool = False
+        self,
+        *,
+        timeout: timedelta | float | None = None,
+        idempotency_key: str = "",
+        restart: bool = False,
+        parent_close: ParentClose = "abandon",
     ) -> "BoundWorkflow[P, R]":
         """The same workflow with options for this use.
 
-        restart: start a new run if the last one has ended, whatever its input was.
+        restart: start a new run if the last one has ended, whatever its input was. parent_close: in a workflow, what
+        happens to the run started by this use when the workflow that starts it ends, however it ends: nothing
+        ("abandon"), it is asked to end ("cancel"), it ends at once ("terminate"). A run that was there already is
+        left alone. Raises InvalidArguments.
         """
+        if parent_close not in get_args(ParentClose):
+            raise InvalidArguments(f"parent_close is one of {', '.join(get_args(ParentClose))}, not {parent_close!r}")
         options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
-        return BoundWorkflow(self.method, self.target, replace(options, restart=restart))
+        return BoundWorkflow(self.method, self.target, replace(options, restart=restart, parent_close=parent_close))
 
 
 class Mailbox(Generic[T]):
@@ -246,8 +269,16 @@ class Mailbox(Generic[T]):
     order, each once.
     """
 
-    def __init__(self, item: type[T]) -> None:
+    def __init__(self, item: type[T], *, max_items: int = MAILBOX_ITEMS_MAX) -> None:
+        """item: the type of the items. max_items: how many may lie in it.
+
+        A sender from outside is told `Busy` while it is full, before anything is accepted. Messages of entities wait
+        in the entity's inbox, in the order sent, until there is room. Raises DefinitionError.
+        """
+        if not isinstance(max_items, int) or isinstance(max_items, bool) or not 1 <= max_items <= MAILBOX_ITEMS_MAX:
+            raise DefinitionError(f"Mailbox(max_items={max_items!r}): a mailbox holds 1 to {MAILBOX_ITEMS_MAX} items")
         self.item = item
+        self.max_items = max_items
         self.name = ""
         self._adapter: TypeAdapter[T] | None = None
 
@@ -319,9 +350,14 @@ class BoundMailbox(Generic[T]):
             raise NotInWorkflow(f"mailbox {self.mailbox.name}: receive() works only in a workflow of its own entity")
         return self.mailbox.load(await turn.receive(self.mailbox.name))
 
-    def options(self, *, idempotency_key: str) -> "BoundMailbox[T]":
-        """The same mailbox; repeated sends with this key put the item in once."""
-        return BoundMailbox(self.mailbox, self.target, CallOptions.of(idempotency_key=idempotency_key))
+    def options(self, *, timeout: timedelta | float | None = None, idempotency_key: str = "") -> "BoundMailbox[T]":
+        """The same mailbox with options for this use.
+
+        timeout: how long `send` waits, also for room in a full mailbox. idempotency_key: repeated sends with this key
+        put the item in once. Numbers are seconds.
+        """
+        options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
+        return BoundMailbox(self.mailbox, self.target, options)
 
 
 S = TypeVar("S")
