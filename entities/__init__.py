@@ -45,9 +45,19 @@ from .errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
+from .events import publish
 from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
+from .schedule_spec import ScheduleSpec
+from .schedules import (
+    NoSuchSchedule,
+    Schedule,
+    ScheduleDescription,
+    ScheduledRun,
+    ScheduleExists,
+    schedule,
+)
 
 __all__ = [
     "ActivityFailed",
@@ -74,6 +84,7 @@ __all__ = [
     "JournalTooLong",
     "Mailbox",
     "NoSuchRun",
+    "NoSuchSchedule",
     "NotConnected",
     "NotDurable",
     "NotInWorkflow",
@@ -87,6 +98,11 @@ __all__ = [
     "RetryPolicy",
     "RunEnded",
     "RunParked",
+    "Schedule",
+    "ScheduleDescription",
+    "ScheduleExists",
+    "ScheduleSpec",
+    "ScheduledRun",
     "StartRefused",
     "StateNotSerialisable",
     "Unavailable",
@@ -103,10 +119,12 @@ __all__ = [
     "handler",
     "now",
     "patched",
+    "publish",
     "query",
     "random",
     "remind",
     "reminder_info",
+    "schedule",
     "upgrade",
     "uuid4",
     "workflow",

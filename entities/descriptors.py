@@ -31,6 +31,7 @@ from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadToo
 from .messages import Kind
 from .retry import RetryPolicy
 from .signature import PAYLOAD_BYTES_MAX, Signature, has_nul, validation_problems, where
+from .subscriptions import EventKey, Subscription
 
 if TYPE_CHECKING:
     from .entity import Entity
@@ -52,6 +53,7 @@ class Method(Generic[P, R]):
 
     word = "method"
     must_be_async = True
+    subscription: Subscription | None = None
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         if isinstance(fn, Method):
@@ -275,7 +277,8 @@ class Mailbox(Generic[T]):
         A sender from outside is told `Busy` while it is full, before anything is accepted. Messages of entities wait
         in the entity's inbox, in the order sent, until there is room. Raises DefinitionError.
         """
-        if not isinstance(max_items, int) or isinstance(max_items, bool) or not 1 <= max_items <= MAILBOX_ITEMS_MAX:
+        given: object = max_items
+        if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MAILBOX_ITEMS_MAX:
             raise DefinitionError(f"Mailbox(max_items={max_items!r}): a mailbox holds 1 to {MAILBOX_ITEMS_MAX} items")
         self.item = item
         self.max_items = max_items
@@ -364,24 +367,45 @@ S = TypeVar("S")
 
 
 class _HandlerDecorator:
-    def __init__(self, timeout: timedelta, retry: RetryPolicy) -> None:
+    def __init__(
+        self, timeout: timedelta, retry: RetryPolicy, on_event: str | None = None, key: EventKey | None = None
+    ) -> None:
         self._timeout = timeout
         self._retry = retry
+        self._on_event = on_event
+        self._key = key
 
     def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]:
-        return Handler(fn, timeout=self._timeout, retry=self._retry)
+        declared: Handler[P, R] = Handler(fn, timeout=self._timeout, retry=self._retry)
+        declared.subscription = Subscription.of(fn, self._on_event, self._key)
+        return declared
+
+
+class _WorkflowDecorator:
+    def __init__(self, on_event: str | None, key: EventKey | None) -> None:
+        self._on_event = on_event
+        self._key = key
+
+    def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]:
+        declared: Workflow[P, R] = Workflow(fn)
+        declared.subscription = Subscription.of(fn, self._on_event, self._key)
+        return declared
 
 
 @overload
 def handler(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]: ...
 @overload
-def handler(*, timeout: timedelta = ..., retry: RetryPolicy = ...) -> _HandlerDecorator: ...
+def handler(
+    *, timeout: timedelta = ..., retry: RetryPolicy = ..., on_event: str | None = ..., key: EventKey | None = ...
+) -> _HandlerDecorator: ...
 def handler(
     fn: Callable[..., Any] | None = None,
     /,
     *,
     timeout: timedelta = HANDLER_TIMEOUT,
     retry: RetryPolicy = SEND_RETRY,
+    on_event: str | None = None,
+    key: EventKey | None = None,
 ) -> Any:
     """Declare a handler: one exclusive, atomic turn. If it raises, it has changed nothing.
 
@@ -390,8 +414,10 @@ def handler(
 
     timeout: after this time the turn is cancelled and rolled back. retry: for one-way messages whose turn raised;
     after the last attempt they become dead letters. Callers of a call get the error at once.
+    on_event: the handler also gets a message for every event of this name (see `publish`); key: from the event's
+    payload to the key of the entity that gets it, or None if the event is not for any.
     """
-    decorate = _HandlerDecorator(timeout, retry)
+    decorate = _HandlerDecorator(timeout, retry, on_event, key)
     return decorate if fn is None else decorate(fn)
 
 
@@ -400,6 +426,17 @@ def query(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]:
     return Query(fn)
 
 
-def workflow(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]:
-    """Declare a workflow: durable across awaits; handlers run in between. At most one live run per entity."""
-    return Workflow(fn)
+@overload
+def workflow(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(*, on_event: str | None = ..., key: EventKey | None = ...) -> _WorkflowDecorator: ...
+def workflow(
+    fn: Callable[..., Any] | None = None, /, *, on_event: str | None = None, key: EventKey | None = None
+) -> Any:
+    """Declare a workflow: durable across awaits; handlers run in between. At most one live run per entity.
+
+    on_event, key: an event of this name starts it, as for handlers. With equal input that is the same run; with other
+    input, while one runs or after one has ended, the start is refused (recorded in the entity's history).
+    """
+    decorate = _WorkflowDecorator(on_event, key)
+    return decorate if fn is None else decorate(fn)
