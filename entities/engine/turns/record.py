@@ -167,13 +167,11 @@ class Record:
     def _hold_back(self, delivery: Delivery) -> None:
         """This message has to wait, and so has what its sender sent later: order per sender (P5)."""
         sender = delivery.envelope.sender
-        held = self.blocked.setdefault(sender, deque())
-        held.appendleft(delivery)
-        for item in [i for i in self.mailbox if isinstance(i, Delivery) and i.is_one_way]:
-            if item.envelope.sender == sender:
-                self.mailbox.remove(item)
-                held.append(item)
-                self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
+        later = [i for i in self.mailbox if isinstance(i, Delivery) and i.is_one_way and i.envelope.sender == sender]
+        for item in later:
+            self.mailbox.remove(item)
+            self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
+        self.blocked.setdefault(sender, deque()).extendleft(reversed([delivery, *later]))
 
     @property
     def held_back(self) -> int:
@@ -201,8 +199,18 @@ class Record:
                 let_in.append(held.popleft())
             if held is not None and not held:
                 del self.blocked[sender]
-            self.mailbox.extendleft(reversed(let_in))
+            self._go_first(sender, let_in)
         self.engine.ready(self)
+
+    def _go_first(self, sender: str, deliveries: list[Delivery]) -> None:
+        """Put these before everything that waits, but behind what the same sender sent before them."""
+        mine = [
+            place
+            for place, item in enumerate(self.mailbox)
+            if isinstance(item, Delivery) and item.is_one_way and item.envelope.sender == sender
+        ]
+        for place, delivery in enumerate(deliveries, mine[-1] + 1 if mine else 0):
+            self.mailbox.insert(place, delivery)
 
     def pump(self, budget: int) -> int:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
@@ -277,7 +285,8 @@ class Record:
         delivery.is_done = True
         if delivery.is_stored or delivery.is_storing:
             write.consumed.append((envelope.position, envelope.id))
-        if envelope.reply_to and envelope.kind is not Kind.RESULT and (envelope.kind is not Kind.START or not ok):
+        # A start or await that was accepted is answered when the run ends.
+        if envelope.reply_to and not (ok and envelope.kind in (Kind.START, Kind.RESULT)):
             self._send_reply(write, envelope.reply_to, ok=ok, body=body)
         status = (Status.ACCEPTED if delivery.is_one_way else Status.OK) if ok else Status.ERROR
         version = self.version
