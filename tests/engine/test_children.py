@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -291,6 +292,10 @@ async def test_a_ring_of_starts_is_refused_with_the_chain_named(nodes: LocalClus
     assert " → ".join(f"Node/{name}#rings" for name in [*names, "ring-0"]) in str(error)
 
 
+def has_been_awaited(store: FaultyStore, entity: str) -> bool:
+    return any(row.kind == "result" for row in store.history(entity))
+
+
 @pytest.mark.parametrize("order", ["ab", "abc", "bca", "acb"])
 async def test_a_ring_of_runs_that_nobody_of_it_started_is_refused_by_its_last_link(
     nodes: LocalCluster, store: FaultyStore, order: str
@@ -301,7 +306,8 @@ async def test_a_ring_of_runs_that_nobody_of_it_started_is_refused_by_its_last_l
         await Node.ref(name).awaits.start(following[name])
     for name in order:
         await Node.ref(name).add(1)
-        await eventually(lambda name=name: any(r.kind == "result" for r in store.history(f"Node/{following[name]}")))
+        asked = f"Node/{following[name]}"
+        await eventually(partial(has_been_awaited, store, asked))
     results = await asyncio.gather(*(Node.ref(name).awaits.result() for name in names))
     assert len(set(results)) == 1
     assert all(f"Node/{name}#awaits" in results[0] for name in names)
