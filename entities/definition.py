@@ -242,6 +242,10 @@ class Registry:
         """The definition of a type, or None."""
         return self._definitions.get(type_name) or self._built_in.get(type_name)
 
+    def built_in(self) -> Iterator[EntityDefinition]:
+        """Perdure's own classes, which every host serves."""
+        return iter(self._built_in.values())
+
     def __iter__(self) -> Iterator[EntityDefinition]:
         return iter(self._definitions.values())
 

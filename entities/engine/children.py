@@ -47,7 +47,7 @@ class StartOptions(NamedTuple):
         """Unknown options are ignored: a newer sender may know more."""
         if not options:
             return NO_START_OPTIONS
-        words = dict((*word.partition("=")[::2],) for word in options.split(","))
+        words = {name: value for name, _, value in (word.partition("=") for word in options.split(","))}
         return cls("restart" in words, words.get("parent_close", ""), words.get("parent", ""), words.get("notify", ""))
 
     @property
