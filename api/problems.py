@@ -59,6 +59,7 @@ from ..entities.errors import (
 )
 from ..entities.ids import new_message_id
 from ..entities.messages import encode_json
+from ..entities.schedules import NoSuchSchedule
 from ..entities.store.port import HostFenced, StoreUnavailable, WriteConflict
 
 MEDIA_TYPE = "application/problem+json"
@@ -102,6 +103,7 @@ TABLE: dict[type[PerdureError], Row] = {
     PayloadTooLarge: Row(413, "The payload is too large"),
     InvalidReminder: Row(422, "The reminder is not usable"),
     NoSuchRun: Row(404, "The workflow was never started"),
+    NoSuchSchedule: Row(404, "There is no such schedule"),
     # It clashes with what is there
     Conflict: Row(409, "The request clashes with what exists"),
     IdempotencyMismatch: Row(409, "The idempotency key was used for another request"),

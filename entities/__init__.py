@@ -4,7 +4,7 @@ from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
 from .definition import Registry
 from .descriptors import Mailbox, handler, query, workflow
-from .durable import cancel_reminder, condition, now, random, remind, uuid4
+from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4
 from .entity import Entity
 from .errors import (
     ActivityFailed,
@@ -45,9 +45,19 @@ from .errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
+from .events import publish
 from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
+from .schedule_spec import ScheduleSpec
+from .schedules import (
+    NoSuchSchedule,
+    Schedule,
+    ScheduleDescription,
+    ScheduledRun,
+    ScheduleExists,
+    schedule,
+)
 
 __all__ = [
     "ActivityFailed",
@@ -74,6 +84,7 @@ __all__ = [
     "JournalTooLong",
     "Mailbox",
     "NoSuchRun",
+    "NoSuchSchedule",
     "NotConnected",
     "NotDurable",
     "NotInWorkflow",
@@ -83,9 +94,15 @@ __all__ = [
     "ReadOnlyViolation",
     "Registry",
     "Rejected",
+    "ReminderInfo",
     "RetryPolicy",
     "RunEnded",
     "RunParked",
+    "Schedule",
+    "ScheduleDescription",
+    "ScheduleExists",
+    "ScheduleSpec",
+    "ScheduledRun",
     "StartRefused",
     "StateNotSerialisable",
     "Unavailable",
@@ -102,9 +119,12 @@ __all__ = [
     "handler",
     "now",
     "patched",
+    "publish",
     "query",
     "random",
     "remind",
+    "reminder_info",
+    "schedule",
     "upgrade",
     "uuid4",
     "workflow",

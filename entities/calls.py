@@ -4,17 +4,26 @@ import asyncio
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .client import Caller, ambient
 from .context import TurnContext, current
-from .errors import Busy, DurableAwaitInHandler, InvalidArguments, ReadOnlyViolation, Unavailable, error_from_body
+from .errors import (
+    Busy,
+    DurableAwaitInHandler,
+    InvalidArguments,
+    NotInWorkflow,
+    ReadOnlyViolation,
+    Unavailable,
+    error_from_body,
+)
 from .ids import EntityId, SendClock, keyed_message_id, new_message_id
 from .messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 
 if TYPE_CHECKING:
     from .descriptors import Mailbox, Method
 
+ParentClose = Literal["abandon", "cancel", "terminate"]
 IDEMPOTENCY_KEY_MAX = 255
 
 _clock = SendClock()
@@ -77,11 +86,14 @@ class CallOptions:
     delay_us: int = 0
     idempotency_key: str = ""
     restart: bool = False
+    parent_close: ParentClose = "abandon"
 
     @property
     def on_the_wire(self) -> str:
-        """What the receiver needs to know, as in `Envelope.options`."""
-        return "restart" if self.restart else ""
+        """What the receiver (or, of a policy, the running workflow) needs to know, as in `Envelope.options`."""
+        if self.parent_close == "abandon":
+            return "restart" if self.restart else ""
+        return f"restart,parent_close={self.parent_close}" if self.restart else f"parent_close={self.parent_close}"
 
     @classmethod
     def of(
@@ -149,10 +161,20 @@ async def call(  # noqa: PLR0917 - what a descriptor knows, in the order of the 
     return method.signature.load_result(body)
 
 
+def _need_parent(target: Target, method: Any, options: CallOptions) -> None:
+    turn = current.get()
+    if options.parent_close != "abandon" and (turn is None or turn.mode != "workflow"):
+        raise NotInWorkflow(
+            f"{target.entity_id}.{method.name}: parent_close={options.parent_close!r} works only in a workflow, whose "
+            "end it is about; nothing else here can end"
+        )
+
+
 async def workflow_call(
     target: Target, method: "Method[Any, Any]", args: tuple[Any, ...], kwargs: Any, options: CallOptions
 ) -> Any:
     """Start a workflow and wait for its result."""
+    _need_parent(target, method, options)
     if current.get() is not None:
         return await call(target, Kind.START, method, args, kwargs, options)
     await send(target, Kind.START, method, args, kwargs, options)
@@ -164,6 +186,7 @@ async def send(  # noqa: PLR0917 - as above
 ) -> str:
     """Send a message that needs no result. Returns the run id for START outside a turn, else an empty string."""
     data = _arguments(kind, method, args, kwargs)
+    _need_parent(target, method, options)
     turn = current.get()
     if turn is not None:
         if turn.mode == "query":

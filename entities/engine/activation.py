@@ -35,6 +35,7 @@ from .deliveries import (
     Delivery,
     Fire,
     Item,
+    mailbox_full,
     refused,
 )
 from .journal import Event, EventKind
@@ -70,20 +71,9 @@ class Activation(Requests):
             elif delivery.respond is not None:
                 known.also.append(delivery.respond)
             return
-        # A repeat may have been applied already: to refuse it as "not accepted" could be a lie.
-        is_bounded = not (delivery.is_stored or delivery.needs_lookup)
-        if is_bounded and len(self.mailbox) >= self.engine.settings.mailbox_max:
-            delivery.reply(
-                Status.BUSY,
-                encode_json(
-                    Busy(
-                        f"{self.id}: {len(self.mailbox)} messages are waiting, the limit; nothing was accepted, "
-                        "try later",
-                        limit=self.engine.settings.mailbox_max,
-                    ).body()
-                ),
-                0,
-            )
+        full = self._full(delivery)
+        if full is not None:
+            delivery.reply(Status.BUSY, encode_json(full.body()), 0)
             return
         problem = self._check(envelope)
         if problem is not None:
@@ -105,6 +95,20 @@ class Activation(Requests):
         if self.busy is not None and delivery.is_one_way:
             self._persist_soon()
         self.engine.ready(self)
+
+    def _full(self, delivery: Delivery) -> Busy | None:
+        """Which bound forbids to accept this message; None if it may come in."""
+        if delivery.is_stored or delivery.needs_lookup:
+            return None  # a repeat may have been applied already: to refuse it as "not accepted" could be a lie
+        limit = self.engine.settings.mailbox_max
+        if len(self.mailbox) >= limit:
+            return Busy(
+                f"{self.id}: {len(self.mailbox)} messages are waiting, the limit; nothing was accepted, try later",
+                limit=limit,
+            )
+        envelope = delivery.envelope
+        is_signal = envelope.kind is Kind.SIGNAL and envelope.name in self.definition.mailboxes
+        return mailbox_full(self.definition, envelope) if is_signal and self.is_full(envelope.name) else None
 
     def _check(self, envelope: Envelope) -> PerdureError | None:
         """What is wrong with the message, before anything is acknowledged."""
@@ -230,7 +234,7 @@ class Activation(Requests):
             sender=f"reminder:{row.name}",
         )
         delivery = Delivery(envelope, None)
-        delivery.fired = row
+        delivery.fired, delivery.fired_us = row, self.engine.now_us()
         problem = self._check(envelope)
         if problem is not None:
             self._refuse_stored(delivery, problem)

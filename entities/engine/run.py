@@ -8,6 +8,7 @@ with recorded entries and drops what is asked for, comparing it with the record.
 import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
@@ -30,9 +31,10 @@ from ..errors import (
 )
 from ..ids import EntityId
 from ..messages import Kind, OperationAddress, decode_error, encode_json
-from ..store.rows import RunRow
+from ..store.rows import Child, RunRow
 from ..time_limit import TimeLimit
 from . import guard
+from .children import CHILDREN_MAX, TooManyChildren, adopt
 from .effects import Effects
 from .journal import (
     Entry,
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from ..signature import Signature
 
 RECEIVERS_MAX = 1_000
+CHAIN_MAX = 64
+"""Runs named to those that a run waits for, of the many that may wait for it."""
 
 
 class _OperationFuture(asyncio.Future[Any]):
@@ -115,6 +119,8 @@ class Run:
         self.asked: list[Scheduled] = []
         self.new: list[Operation] = []
         self.withdrawn: list[Operation] = []
+        self.adopted: list[Child] = []
+        """Children with a close policy that this resume has started."""
         self.effects = Effects()
         self.entries = 0
         self.journal_bytes = 0
@@ -146,11 +152,13 @@ class Run:
         self.asked = []
         self.new = []
         self.withdrawn = []
+        self.adopted = []
         self.effects = Effects()
 
     def forget_asked(self) -> None:
         """The resume is undone: nothing that it asked for may happen."""
         self.new = []
+        self.adopted = []
         self.effects = Effects()
 
     @property
@@ -316,6 +324,25 @@ class Run:
         """Address of one of this run's operations."""
         return str(OperationAddress(self.row.workflow, self.row.run_id, number))
 
+    def waiters(self) -> tuple[str, ...]:
+        """This run and those known to wait for it, outermost first: what it starts or awaits must not wait for them."""
+        joined = (address.rpartition("#") for address in self.row.reply_to)
+        names = (f"{entity}#{operation.partition('/')[0]}" for entity, _, operation in joined)
+        return (*dict.fromkeys((*self.row.chain, *islice(names, CHAIN_MAX))), f"{self.entity}#{self.row.workflow}")
+
+    def ring_with(self, chain: tuple[str, ...]) -> list[str] | None:
+        """The ring that would close if the last run of `chain` waited for this one; None if there is none."""
+        me = f"{self.entity}#{self.row.workflow}"
+        waits_for = {
+            f"{op.detail.target}#{op.detail.name}"
+            for op in self.pending.values()
+            if op.kind is OperationKind.CALL and op.detail.kind in (Kind.START, Kind.RESULT)
+        }
+        for index, waiter in enumerate(chain):
+            if waiter == me or waiter in waits_for:
+                return [*chain[index:], me] if waiter == me else [me, *chain[index:], me]
+        return None
+
     def waiting_for(self) -> str:
         """What it waits for, for people."""
         return ", ".join(f"{op.kind} {op.name}".rstrip() for op in list(self.pending.values())[:5])
@@ -379,6 +406,7 @@ class Run:
     ) -> None:
         number = self._number(OperationKind.SEND, f"{target.type}.{name}")
         if not self._is_replaying:
+            options = self._adopt(options, number, target, name)
             self.effects.send(
                 target,
                 kind,
@@ -389,13 +417,27 @@ class Run:
                 options=options,
             )
 
+    def _adopt(self, options: str, number: int, target: EntityId, workflow: str) -> str:
+        """Options on the wire of a start; with a parent-close policy the child becomes one of this run's."""
+        if not options:
+            return options
+        if len(self.row.children) + len(self.adopted) >= CHILDREN_MAX:
+            raise TooManyChildren(
+                f"{self.entity}.{self.row.workflow} has {CHILDREN_MAX} children with a parent-close policy that have "
+                "not ended, the limit; await some of them, or start them with parent_close='abandon'"
+            )
+        on_the_wire, child = adopt(options, self.address(number), f"{target}#{workflow}")
+        if child is not None:
+            self.adopted.append(child)
+        return on_the_wire
+
     def set_reminder(
-        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool, cron: str = ""
     ) -> None:
         self._number(OperationKind.REMIND, name)
         if not self._is_replaying:
             self.effects.set_reminder(
-                name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all
+                name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all, cron=cron
             )
 
     def cancel_reminder(self, name: str) -> None:
@@ -413,6 +455,7 @@ class Run:
                     f"{self.entity}.{self.row.workflow} would wait for itself: {' → '.join(waits)} → {target}#{name}",
                     chain=[*waits, f"{target}#{name}"],
                 )
+        options = self._adopt(options, self.next_number, target, name)
         future = self._operate(
             OperationKind.CALL, f"{target.type}.{name}", CallDetail(target, kind, name, args, options)
         )
