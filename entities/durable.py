@@ -10,6 +10,7 @@ from .calls import Target
 from .context import TurnContext, current
 from .descriptors import BoundHandler
 from .errors import InvalidReminder, NotInWorkflow, ReadOnlyViolation
+from .sources import sources
 from .time_limit import TimeLimit
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -21,7 +22,7 @@ def now() -> dt.datetime:
     """The time, in UTC. In a workflow: of its present resume, repeatable. Elsewhere: the clock's."""
     turn = current.get()
     if turn is None:
-        return dt.datetime.now(dt.UTC)
+        return EPOCH + dt.timedelta(microseconds=sources.time_ns() // 1_000)
     return EPOCH + dt.timedelta(microseconds=turn.now_us())
 
 
