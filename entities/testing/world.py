@@ -97,14 +97,14 @@ class PerdureTest(LocalCluster):
         activities: Iterable[Fake] | Mapping[Any, Any] = (),
         hosts: int = 1,
         evict: bool = False,
-        check_replay: bool = True,
+        check_resumes: bool = True,
         start: datetime = START,
         seed: int = 0,
         settings: EngineSettings | None = None,
     ) -> None:
         """`activities`: fakes, or {activity: behaviour}; an activity without a fake is really executed.
 
-        evict: nothing stays in memory longer than its commit. check_replay: replay every workflow after every resume.
+        evict: nothing stays in memory longer than its commit. check_resumes: replay every workflow after every resume.
         """
         self.clock = VirtualClock(start)
         self.attempts: list[Attempt] = []
@@ -121,7 +121,7 @@ class PerdureTest(LocalCluster):
         self._random = random.Random(seed)  # noqa: S311 - repeatable chance is the point
         self._fakes: dict[Callable[..., Any], Fake] = {}
         self._put_fakes(activities)
-        self._checks_replay = check_replay
+        self._checks_resumes = check_resumes
         self._crasher = Crasher(self, self._memory)
         self._failure: AssertionError | None = None
         self._spinning_since = (0, 0)
@@ -307,7 +307,7 @@ class PerdureTest(LocalCluster):
 
     async def _written(self, batch: Batch) -> None:
         self.clock.worked()
-        if not self._checks_replay:
+        if not self._checks_resumes:
             return
         resumed = [write.entity for write in batch.writes if write.journal]
         for loaded in await self._memory.load(resumed):

@@ -29,7 +29,7 @@ async def test_every_commit_and_attempt_is_a_point(hosts: int, evict: bool, caps
 async def test_what_is_only_in_memory_is_found_missing() -> None:
     def make() -> PerdureTest:
         MEMORY.clear()
-        return PerdureTest([Forgetful], activities={charge: "pay-1"}, check_replay=False)
+        return PerdureTest([Forgetful], activities={charge: "pay-1"}, check_resumes=False)
 
     async def once(world: PerdureTest) -> None:
         await Forgetful.ref("f").run()

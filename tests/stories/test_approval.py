@@ -95,7 +95,7 @@ async def test_only_the_first_decision_counts() -> None:
 
 async def test_two_hundred_approvals_across_a_restart_of_everything() -> None:
     stand_ins = fakes()
-    async with PerdureTest([Approval], activities=stand_ins, hosts=2, check_replay=False) as world:
+    async with PerdureTest([Approval], activities=stand_ins, hosts=2, check_resumes=False) as world:
         keys = [f"a-{n}" for n in range(200)]
         await asyncio.gather(*(decide(YES, key) for key in keys[:50]))
         await asyncio.gather(*(Approval.ref(key).run.start(LAPTOP) for key in keys))

@@ -40,7 +40,7 @@ class NextRelease(Subscription, name="Subscription"):
 async def test_ten_years_with_restarts_and_releases() -> None:
     began = time.monotonic()
     stand_ins = fakes()
-    async with PerdureTest([Subscription], activities=stand_ins, check_replay=False) as world:
+    async with PerdureTest([Subscription], activities=stand_ins, check_resumes=False) as world:
         ada = Subscription.ref("ada")
         start = world.now()
         await ada.run.start()
