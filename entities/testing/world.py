@@ -114,9 +114,10 @@ class PerdureTest(LocalCluster):
         self.faults = 0
         """How often it did."""
         self._memory = FaultyStore(shards=8, now_us=self.clock.now_us)
-        super().__init__(
-            entities, store=self._memory, hosts=hosts, settings=settings or EngineSettings(evict_after_every_turn=evict)
-        )
+        settings = settings or EngineSettings()
+        if evict:
+            settings = replace(settings, evict_after_every_turn=True)
+        super().__init__(entities, store=self._memory, hosts=hosts, settings=settings)
         self.session = f"test-{seed}"
         self._random = random.Random(seed)  # noqa: S311 - repeatable chance is the point
         self._fakes: dict[Callable[..., Any], Fake] = {}
