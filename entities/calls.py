@@ -1,7 +1,6 @@
 """From a bound method to an envelope: inside a turn through the turn's context, outside through the ambient client."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from .errors import (
 )
 from .ids import EntityId, SendClock, keyed_message_id, new_message_id
 from .messages import Envelope, Kind, Reply, Status, decode_error, encode_json
+from .sources import sources
 
 if TYPE_CHECKING:
     from .descriptors import Mailbox, Method
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ParentClose = Literal["abandon", "cancel", "terminate"]
 IDEMPOTENCY_KEY_MAX = 255
 
-_clock = SendClock()
+outside_clock = SendClock()
 """Positions of everything that this process sends from outside turns: one order per process."""
 
 
@@ -236,7 +236,7 @@ async def _request(
         name=name,
         args=data,
         sender=caller.session,
-        position=_clock.next(time.time_ns() // 1_000),
+        position=outside_clock.next(sources.time_ns() // 1_000),
         is_retry=bool(options.idempotency_key),
         delay_us=options.delay_us,
         timeout_us=round(timeout_s * 1e6),
@@ -247,11 +247,12 @@ async def _request(
 
 async def deliver(caller: Caller, envelope: Envelope, *, timeout_s: float) -> Reply:
     """Send through `caller`; waits out a full mailbox (nothing was accepted) until the time limit."""
-    deadline = time.monotonic() + timeout_s
+    time = asyncio.get_running_loop().time  # the monotonic clock, or a test's
+    deadline = time() + timeout_s
     pause_s = 0.025
     while True:
-        reply = await caller.request(envelope, timeout_s=max(0.0, deadline - time.monotonic()))
-        if reply.status is not Status.BUSY or time.monotonic() + pause_s >= deadline:
+        reply = await caller.request(envelope, timeout_s=max(0.0, deadline - time()))
+        if reply.status is not Status.BUSY or time() + pause_s >= deadline:
             return reply
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.5)

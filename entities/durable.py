@@ -12,6 +12,7 @@ from .context import HandlerTurn, TurnContext, current
 from .descriptors import BoundHandler
 from .errors import InvalidReminder, NotInWorkflow, ReadOnlyViolation
 from .recurrence import EPOCH, cron_text, following, from_us, occurrences, to_us
+from .sources import sources
 from .time_limit import TimeLimit
 
 REMINDER_NAME_MAX = 200
@@ -22,7 +23,7 @@ def now() -> dt.datetime:
     """The time, in UTC. In a workflow: of its present resume, repeatable. Elsewhere: the clock's."""
     turn = current.get()
     if turn is None:
-        return dt.datetime.now(dt.UTC)
+        return EPOCH + dt.timedelta(microseconds=sources.time_ns() // 1_000)
     return EPOCH + dt.timedelta(microseconds=turn.now_us())
 
 

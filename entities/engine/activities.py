@@ -68,6 +68,10 @@ class ActivityPool(Protocol):
         ...
 
 
+Finished = Callable[[ActivityCall, bytes | None, BaseException | None], None]
+"""What to do with the end of an attempt: its result, or its error."""
+
+
 class ActivityRunner:
     """Runs attempts; `finished(call, result, error)` is called on the host's loop, in batches.
 
@@ -77,7 +81,7 @@ class ActivityRunner:
     def __init__(
         self,
         settings: EngineSettings,
-        finished: Callable[[ActivityCall, bytes | None, BaseException | None], None],
+        finished: Finished,
         pool: ActivityPool | None = None,
     ) -> None:
         self._settings = settings
@@ -226,6 +230,9 @@ class ActivityRunner:
             call, result, error = self._outbound.popleft()
             self.running -= 1
             self._finished(call, result, error)
+
+
+MakeRunner = Callable[[EngineSettings, Finished, ActivityPool | None], ActivityRunner]
 
 
 def _run_in_thread(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Any:

@@ -25,7 +25,7 @@ from ..shard import shard_of
 from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow, RunRow
 from .activation import Activation
-from .activities import ActivityPool
+from .activities import ActivityPool, ActivityRunner, MakeRunner
 from .arrivals import Arrivals
 from .attempts import Attempts
 from .clock import DatabaseClock
@@ -72,6 +72,8 @@ class Outlets:
     fenced: Callable[[str], None]
     """This host may never commit again, for this reason."""
     activity_pool: ActivityPool | None = None
+    activity_runner: MakeRunner = ActivityRunner
+    """Runs attempts in this process; the test kit has its own."""
 
 
 class Engine:
@@ -109,7 +111,7 @@ class Engine:
         self._shard_count = shard_count
         self._committer = Committer(self)
         self.readers = Readers(self)
-        self.attempts = Attempts(self, outlets.activity_pool)
+        self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner)
         self.arrivals = Arrivals(self)
         self.waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}
         self._ready: deque[Record] = deque()

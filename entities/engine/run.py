@@ -274,6 +274,11 @@ class Run:
         self._is_replaying = False
         self.begin(self.now)
 
+    def place(self) -> str:
+        """`file:line` at which the workflow function waits, for people; empty if it does not."""
+        stack = self._main.get_stack() if self._main is not None else []
+        return f"{stack[0].f_code.co_filename}:{stack[0].f_lineno}" if stack else ""
+
     # --- the end ---
 
     @property

@@ -50,14 +50,15 @@ class _Entity:
 _NOTHING = _Entity()
 
 
-def _wall_clock_us() -> int:
+def wall_clock_us() -> int:
+    """The machine's own time, µs."""
     return time.time_ns() // 1_000
 
 
 class MemoryStore(MemoryDirectory):
     """EntityStore and Directory in memory. `now_us` is "the database's" clock in microseconds since the epoch."""
 
-    def __init__(self, *, shards: int = 16, now_us: Callable[[], int] = _wall_clock_us) -> None:
+    def __init__(self, *, shards: int = 16, now_us: Callable[[], int] = wall_clock_us) -> None:
         super().__init__(shards=shards, now_us=now_us)
         self._entities: dict[EntityId, _Entity] = {}
         self.parked: dict[EntityId, str] = {}
