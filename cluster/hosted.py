@@ -30,8 +30,8 @@ class HostedEngine(Protocol):
         """These entities have mail in the store."""
         ...
 
-    def own(self, epochs: Mapping[int, int]) -> None:
-        """Shards gained."""
+    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
+        """Shards gained; `taken_over`: those of them that their former owner did not release in order."""
         ...
 
     async def disown(self, shards: Collection[int]) -> None:

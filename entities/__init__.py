@@ -8,6 +8,7 @@ from .durable import cancel_reminder, condition, now, random, remind, uuid4
 from .entity import Entity
 from .errors import (
     ActivityFailed,
+    ActivityHostLost,
     ActivityTimeout,
     AlreadyStarted,
     ApplicationError,
@@ -20,6 +21,7 @@ from .errors import (
     EntityParked,
     HandlerFailed,
     HandlerTimeout,
+    HostKilled,
     IdempotencyMismatch,
     InvalidArguments,
     InvalidKey,
@@ -51,6 +53,7 @@ from .retry import RetryPolicy
 
 __all__ = [
     "ActivityFailed",
+    "ActivityHostLost",
     "ActivityInfo",
     "ActivityTimeout",
     "AlreadyStarted",
@@ -67,6 +70,7 @@ __all__ = [
     "EntityParked",
     "HandlerFailed",
     "HandlerTimeout",
+    "HostKilled",
     "IdempotencyMismatch",
     "InvalidArguments",
     "InvalidKey",

@@ -282,7 +282,6 @@ class MemoryStore(MemoryDirectory):
                 del self._suspicions[key]
         return min(len(expired), limit)
 
-
     def _parked_runs(self, entity: EntityId) -> set[str]:
         runs = self._entities.get(entity, _NOTHING).runs.values()
         return {suspect_id(run.workflow, run.run_id) for run in runs if run.status is RunStatus.PARKED}

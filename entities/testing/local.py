@@ -106,7 +106,8 @@ class LocalCluster:
         free = [shard for shard in range(self._shard_count) if owners.get(shard) not in alive]
         for index, engine in enumerate(self.engines):
             mine = free[index :: len(self.engines)]
-            engine.own(await self.store.claim(engine.incarnation, mine))
+            claimed = await self.store.claim(engine.incarnation, mine)
+            engine.own(claimed, taken_over=[shard for shard in claimed if owners.get(shard)])
 
     async def crash(self, index: int = 0) -> None:
         """Kill a host: all that is not committed is lost. Survivors, or a new host, take over its shards."""
@@ -131,6 +132,7 @@ class LocalCluster:
         shard = shard_of(envelope.type, envelope.key, self._shard_count)
         self.requests += 1
         sent = False
+        losses = 0
         while True:
             engine = next((e for e in self.engines if shard in e.epochs), None)
             reply: Reply | None = None
@@ -144,6 +146,7 @@ class LocalCluster:
                 engine.deliver(envelope, respond)
                 reply = await self._await_reply(engine, answer, deadline)
                 sent = True
+                losses += reply is None
             if reply is not None and reply.status is not Status.NOT_OWNER:
                 return reply
             if time.monotonic() >= deadline:
@@ -151,7 +154,7 @@ class LocalCluster:
                     raise CallTimeout(f"{envelope.entity}.{envelope.name}: no answer within {timeout_s:g} s")
                 raise Unavailable(f"{envelope.entity}: no host owns it")
             await asyncio.sleep(0.002)
-            envelope = _again(envelope)
+            envelope = _again(envelope, losses)
 
     async def _await_reply(self, engine: Engine, answer: "asyncio.Future[Reply]", deadline: float) -> Reply | None:
         """The reply, or None if the host was killed or time is up."""
@@ -174,8 +177,8 @@ class LocalCluster:
         return f"<LocalCluster of {len(self.engines)} hosts>"
 
 
-def _again(envelope: Envelope) -> Envelope:
-    return msgspec.structs.replace(envelope, is_retry=True)
+def _again(envelope: Envelope, losses: int) -> Envelope:
+    return msgspec.structs.replace(envelope, is_retry=True, losses=losses)
 
 
 class _HostGoneError(Exception):
