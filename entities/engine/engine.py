@@ -34,7 +34,7 @@ from .committer import Committer
 from .deliveries import Delivery, Fire, Item, Respond
 from .readers import Readers
 from .settings import EngineSettings
-from .subjects import Subject
+from .subjects import Subject, subject_of
 from .suspects import Suspects
 from .turns.record import Record
 from .wheel import Wheel
@@ -371,6 +371,19 @@ class Engine:
             task = self._loop.create_task(coro, context=variables)
         self.user_tasks[task] = (context.entity, item)
         return task
+
+    def running_code(self, task: asyncio.Task[Any] | None) -> tuple[object, Subject] | None:
+        """What user code runs, as (the same object as long as it is the same, its name); for a thread that watches.
+
+        `task`: the loop's current one. Only worth anything while the loop is blocked.
+        """
+        running, activation = self.running, self.running_in
+        if isinstance(running, Subject):
+            return running, running
+        if running is not None and activation is not None:
+            return running, subject_of(activation.id, running)
+        known = self.user_tasks.get(task) if task is not None else None
+        return (known[1], subject_of(*known)) if known is not None else None
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Run something later on the host's loop."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import HostKilled
 from ..ids import EntityId
-from ..messages import Envelope, OperationAddress
+from ..messages import Envelope, Kind, OperationAddress
 from ..store.port import StoreUnavailable
 from ..store.rows import Loaded, ReminderRow, RunRow, RunStatus, Suspicion, suspect_id
 from .cases import Case, EventCase, LoadCase, MessageCase, Problems
@@ -99,8 +99,10 @@ class Suspects:
 
     def holds(self, activation: "Record", delivery: Delivery) -> bool:
         """Hold a message that has to wait for its outcome to be looked up anyway."""
-        is_suspect = delivery.envelope.losses >= LOSSES_MIN or (delivery.is_stored and self.is_old(delivery.envelope))
-        if delivery.is_cleared or not is_suspect or self._engine.only is not None:
+        envelope = delivery.envelope
+        if delivery.is_cleared or self._engine.only is not None or envelope.kind is Kind.RESULT:  # runs no user code
+            return False
+        if envelope.losses < LOSSES_MIN and not (delivery.is_stored and self.is_old(envelope)):
             return False
         self._hold(MessageCase(activation, delivery))
         return True
