@@ -25,7 +25,10 @@ LOSSES_MIN = 2
 class Held(Protocol):
     """A suspect that waits."""
 
-    points: int
+    @property
+    def points(self) -> int:
+        """What is held against it."""
+        ...
 
     def is_ready(self) -> bool:
         """Whether it would run if it was released."""

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -95,10 +95,8 @@ def test_the_end_comes_after_the_lease() -> None:
 class Host:
     """What a host is to a watchdog."""
 
-    cluster: LocalCluster
-    watchdog: Watchdog
     ended: threading.Event
-    written: list[Suspicion] = field(default_factory=list[Suspicion])
+    written: list[Suspicion]
 
 
 @pytest.fixture
@@ -112,13 +110,13 @@ async def host(request: pytest.FixtureRequest) -> AsyncGenerator[Host]:
             return Running(*found) if found is not None else None
 
         async def testify(evidence: Suspicion) -> None:
-            host.written.append(evidence)
+            written.append(evidence)
 
         ended = threading.Event()
+        written: list[Suspicion] = []
         watchdog = Watchdog(limits=limits, running=running, testify=testify, end=ended.set, interval_s=0.01)
-        host = Host(cluster, watchdog, ended)
         watchdog.start()
-        yield host
+        yield Host(ended, written)
         watchdog.stop()
 
 
