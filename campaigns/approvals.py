@@ -35,9 +35,7 @@ async def run(options: Options, *, approvals: int = APPROVALS) -> Verdict:
     async with open_scene(verdict, options, entities=entities) as scene:
         keys = [f"a{number}" for number in range(count)]
         await limited((Approval.ref(key).run.start(f"request {key}", CLERKS) for key in keys), AT_ONCE)
-        waiting = await scene.sql(
-            "select count(*) as n from runs where status = 'running' and waiting like 'receive%'"
-        )
+        waiting = await scene.sql("select count(*) as n from runs where status = 'running' and waiting like 'receive%'")
         verdict.holds("all wait for their decision", waiting[0]["n"] == count, f"{waiting[0]['n']} of {count}")
 
         before, during, after = keys[: count // 4], keys[count // 4 : count * 5 // 8], keys[count * 5 // 8 :]

@@ -1,8 +1,9 @@
 """Promise P9 for activities: an attempt that died with its host counts as one, durably, before the next begins.
 
 An activity runs in a thread of the host's process, so it may be what the host died of. What was under way in a shard
-that was taken over is therefore noted as a failed attempt: the first such loss costs no time (most hosts die of
-something else), from the second in a row the activity's own back-off applies, and its limit of attempts ends it.
+that was taken over is therefore noted as a failed attempt. The first such loss costs no time and never ends the activity
+(most hosts die of something else, and it may not even have begun: P7); from the second in a row the activity's own
+back-off and its limit of attempts apply.
 """
 
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ def begin(activation: "Record", run: "Run", operation: "Operation") -> None:
         max(engine.now_us(), engine.suspects.taken_us(activation.id) + 1) + round(delay_s * 1e6),
         before.first_us if before else run.now,
     )
-    is_final = policy.is_final(error, attempt)
+    is_final = is_repeated and policy.is_final(error, attempt)
     activation.note_lost_attempt(
         row,
         lambda: engine.attempts.begin(activation, run, operation, error=error if is_final else None),

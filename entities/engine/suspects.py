@@ -32,7 +32,7 @@ from ..messages import Envelope, Kind, OperationAddress
 from ..store.port import StoreUnavailable
 from ..store.rows import Loaded, ReminderRow, RunRow, RunStatus, Suspicion, suspect_id
 from .cases import Case, EventCase, LoadCase, MessageCase, Problems
-from .deliveries import ActivityDone, CheckConditions, Delivery, Fire, Item
+from .deliveries import ActivityDone, Begin, CheckConditions, Delivery, Fire, Item
 from .journal import decode_entry
 from .quarantine import LOSSES_MIN, PATIENCE_S, POINTS_MAX, choose, is_refused
 from .subjects import Subject, run_subject
@@ -126,7 +126,7 @@ class Suspects:
                 activation = self._engine.active.get(entity)
                 run = activation.runs.get(OperationAddress.parse(item.call.operation).workflow) if activation else None
                 return run is not None and run.now <= taken_us
-            case CheckConditions():
+            case CheckConditions() | Begin():
                 return item.run.now <= taken_us
             case Delivery():
                 return False
