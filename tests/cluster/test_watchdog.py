@@ -22,31 +22,36 @@ from perdure.entities.testing import LocalCluster
 LIMITS = Limits(warn_s=1.0, charge_s=3.0, end_s=10.0)
 
 
+def doze(seconds: float) -> None:
+    """Outside of the class, where workflows are checked for what is not repeatable."""
+    time.sleep(seconds)
+
+
 class Sleeper(Entity):
     """Blocks its host in every place where user code runs."""
 
     @handler
     async def at_once(self, seconds: float) -> None:
-        time.sleep(seconds)
+        doze(seconds)
 
     @handler
     async def after_a_wait(self, seconds: float) -> None:
         await asyncio.sleep(0.001)
-        time.sleep(seconds)
+        doze(seconds)
 
     @query
     async def asked(self, seconds: float) -> None:
-        time.sleep(seconds)
+        doze(seconds)
 
     @query
     async def asked_with_a_wait(self, seconds: float) -> None:
         await asyncio.sleep(0)
-        time.sleep(seconds)
+        doze(seconds)
 
     @workflow
     async def run(self, seconds: float) -> None:
         await asyncio.sleep(0.001)
-        time.sleep(seconds)
+        doze(seconds)
 
 
 # --- when to do what ---
