@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from ..entities.errors import (
     ActivityFailed,
+    ActivityHostLost,
     ActivityTimeout,
     AlreadyStarted,
     ApplicationError,
@@ -32,6 +33,7 @@ from ..entities.errors import (
     ErrorBody,
     HandlerFailed,
     HandlerTimeout,
+    HostKilled,
     IdempotencyMismatch,
     InvalidArguments,
     InvalidKey,
@@ -130,7 +132,9 @@ TABLE: dict[type[PerdureError], Row] = {
     # User code is broken
     HandlerFailed: Row(500, "The handler raised an unexpected error"),
     HandlerTimeout: Row(500, "The handler took too long"),
+    HostKilled: Row(500, "The message ends every host that runs it"),
     ActivityFailed: Row(502, "An activity failed for good"),
+    ActivityHostLost: Row(502, "The host of an activity died"),
     ActivityTimeout: Row(504, "An activity ran out of time"),
     DurableAwaitInHandler: Row(500, "The handler is written wrongly"),
     NotInWorkflow: Row(500, "The handler is written wrongly"),

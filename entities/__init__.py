@@ -8,6 +8,7 @@ from .durable import ReminderInfo, cancel_reminder, condition, now, random, remi
 from .entity import Entity
 from .errors import (
     ActivityFailed,
+    ActivityHostLost,
     ActivityTimeout,
     AlreadyStarted,
     ApplicationError,
@@ -20,6 +21,7 @@ from .errors import (
     EntityParked,
     HandlerFailed,
     HandlerTimeout,
+    HostKilled,
     IdempotencyMismatch,
     InvalidArguments,
     InvalidKey,
@@ -61,6 +63,7 @@ from .schedules import (
 
 __all__ = [
     "ActivityFailed",
+    "ActivityHostLost",
     "ActivityInfo",
     "ActivityTimeout",
     "AlreadyStarted",
@@ -77,6 +80,7 @@ __all__ = [
     "EntityParked",
     "HandlerFailed",
     "HandlerTimeout",
+    "HostKilled",
     "IdempotencyMismatch",
     "InvalidArguments",
     "InvalidKey",

@@ -252,3 +252,18 @@ parked = Table(
     _required("parked_at", _INSTANT),
     PrimaryKeyConstraint("shard", "type", "key", name="pk_parked"),
 )
+
+# Messages and runs over which hosts have died or had to be ended: empty as long as nothing crashes.
+suspects = Table(
+    "suspects",
+    metadata,
+    *_address(),
+    _required("message_id", _NAME),
+    _required("points", Integer()),
+    _required("reason", Text()),
+    _required("noted_at", _INSTANT),
+    # Read and written by it, for messages that are known.
+    PrimaryKeyConstraint("shard", "type", "key", "message_id", name="pk_suspects"),
+    # For the janitor. The table is small, and rarely written: no reason to save the b-tree.
+    Index("ix_suspects_expiry", "noted_at"),
+)

@@ -39,6 +39,8 @@ from .deliveries import (
     refused,
 )
 from .journal import Event, EventKind
+from .quarantine import LOSSES_MIN
+from .subjects import occurrence_id
 from .turns.record import NULL
 from .turns.requests import Requests
 
@@ -81,7 +83,8 @@ class Activation(Requests):
                 refused(delivery, problem)
                 return
             delivery.problem = problem
-        if envelope.kind is Kind.QUERY and self.busy is not None and not envelope.reply_to:
+        is_query = envelope.kind is Kind.QUERY and not envelope.reply_to
+        if is_query and self.busy is not None and envelope.losses < LOSSES_MIN:
             self._query_durable(delivery)
             return
         self.by_id[envelope.id] = delivery
@@ -140,6 +143,8 @@ class Activation(Requests):
     def pump(self, budget: int) -> int:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
         mailbox = self.mailbox
+        engine = self.engine
+        engine.running_in = self
         self.is_waiting = False
         while mailbox and budget and self.busy is None and not self.is_dead and not self.is_retiring:
             item = mailbox[0]
@@ -148,12 +153,14 @@ class Activation(Requests):
                 break
             mailbox.popleft()
             budget -= 1
+            engine.running = item
             try:
                 self._process(item)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered
                 self._engine_failed(item, error)
                 break
-        self.last_used = self.engine.monotonic()
+        engine.running = None
+        self.last_used = engine.monotonic()
         return budget
 
     def _engine_failed(self, item: Item, error: Exception) -> None:
@@ -225,7 +232,7 @@ class Activation(Requests):
             self._fire_timer(item)
             return
         envelope = Envelope(
-            id=f"{row.name}:due" if row.kind is ReminderKind.MESSAGE else f"{row.name}:{row.generation}:{row.due_us}",
+            id=occurrence_id(row),
             type=self.id.type,
             key=self.id.key,
             kind=Kind.SEND,
@@ -235,7 +242,7 @@ class Activation(Requests):
         )
         delivery = Delivery(envelope, None)
         delivery.fired, delivery.fired_us = row, self.engine.now_us()
-        problem = self._check(envelope)
+        problem = item.problem or self._check(envelope)
         if problem is not None:
             self._refuse_stored(delivery, problem)
         else:

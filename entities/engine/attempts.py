@@ -52,8 +52,13 @@ class Attempts:
             self._under_way.pop(key)
             self._runner.cancel(key)
 
-    def begin(self, activation: "Record", run: Run, operation: Operation) -> None:
-        """The commit that asked for it is durable (or a journal says so): run it until it has an outcome."""
+    def begin(
+        self, activation: "Record", run: Run, operation: Operation, *, error: BaseException | None = None
+    ) -> None:
+        """The commit that asked for it is durable (or a journal says so): run it until it has an outcome.
+
+        `error`: there is no further attempt, for this reason.
+        """
         if activation.runs.get(run.row.workflow) is not run or operation.number not in run.pending:
             return
         address = run.address(operation.number)
@@ -78,6 +83,9 @@ class Attempts:
             attempt=before.attempt + 1 if before else 1,
             first_us=before.first_us if before else self._engine.now_us(),
         )
+        if error is not None:
+            self._engine.arrivals.offer(call.entity, ActivityDone(call, failure(call, error)))
+            return
         self._under_way[key] = call
         delay_s = max(0.0, (before.next_us - self._engine.now_us()) / 1e6) if before else 0.0
         self._next(key, call, delay_s)

@@ -37,8 +37,8 @@ class Delivery:
     """A message in a mailbox."""
 
     __slots__ = (
-        "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_done", "is_one_way", "is_stored",
-        "is_storing", "needs_lookup", "problem", "respond",
+        "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_cleared", "is_done", "is_one_way",
+        "is_stored", "is_storing", "needs_lookup", "problem", "respond",
     )  # fmt: skip
 
     def __init__(self, envelope: Envelope, respond: Respond | None, *, is_stored: bool = False) -> None:
@@ -54,6 +54,8 @@ class Delivery:
         """Its turn has consumed it; the commit is to come."""
         self.is_one_way = envelope.kind in _ONE_WAY
         self.needs_lookup = envelope.is_retry
+        self.is_cleared = False
+        """It may run although it was suspected (see suspects)."""
         self.attempts = 0
         self.fired: ReminderRow | None = None
         self.fired_us = 0
@@ -88,10 +90,12 @@ class ActivityDone:
 class Fire:
     """A reminder or timer is due."""
 
-    __slots__ = ("row",)
+    __slots__ = ("problem", "row")
 
     def __init__(self, row: ReminderRow) -> None:
         self.row = row
+        self.problem: PerdureError | None = None
+        """Why it is not to run."""
 
 
 class CheckConditions:

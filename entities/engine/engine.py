@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from ..context import TurnContext, current
 from ..definition import EntityDefinition, Registry
@@ -30,9 +31,11 @@ from .arrivals import Arrivals
 from .attempts import Attempts
 from .clock import DatabaseClock
 from .committer import Committer
-from .deliveries import Delivery, Fire, Respond
+from .deliveries import Delivery, Fire, Item, Respond
 from .readers import Readers
 from .settings import EngineSettings
+from .subjects import Subject, subject_of
+from .suspects import Suspects
 from .turns.record import Record
 from .wheel import Wheel
 
@@ -113,6 +116,11 @@ class Engine:
         self.readers = Readers(self)
         self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner)
         self.arrivals = Arrivals(self)
+        self.suspects = Suspects(self)
+        self.running: Item | Subject | None = None
+        """What user code is running now, for whoever watches from another thread; of `running_in`, if it is an item."""
+        self.running_in: Record | None = None
+        self.user_tasks: WeakKeyDictionary[asyncio.Task[Any], tuple[EntityId, Item]] = WeakKeyDictionary()
         self.waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}
         self._ready: deque[Record] = deque()
         self._tick_queued = False
@@ -154,6 +162,7 @@ class Engine:
         self.is_stopped = self._has_ended = True
         if self.dedicated is not None:
             self.dedicated.close()
+        self.suspects.close()
         await self.readers.stop()
         await self._committer.stop()
         self.attempts.close()
@@ -163,6 +172,7 @@ class Engine:
     def kill(self) -> None:
         """Drop everything as a crash would: nothing more is written or answered (fenced hosts, crash tests)."""
         self.is_stopped = True
+        self.suspects.close()
         self.epochs.clear()
         self.epochs_held.clear()
         for activation in list(self.active.values()):
@@ -211,10 +221,14 @@ class Engine:
 
     # --- ownership ---
 
-    def own(self, epochs: Mapping[int, int]) -> None:
-        """Shards gained. Their entities with work waiting are activated in the background."""
+    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
+        """Shards gained. Their entities with work waiting are activated in the background.
+
+        `taken_over`: those of them that their former owner did not release in order.
+        """
         self.epochs.update(epochs)
         self.epochs_held.update(epochs)
+        self.suspects.took_over(taken_over)
         self.readers.gained(set(epochs))
 
     async def disown(self, shards: Collection[int]) -> None:
@@ -223,6 +237,7 @@ class Engine:
         for shard in leaving:
             self.epochs.pop(shard, None)
         self.readers.lost(leaving)
+        self.suspects.released(leaving)
         if self.dedicated is not None:
             self.dedicated.release(leaving)
         for entity in [e for e in self.arrivals.loading if self._shard(e) in leaving]:
@@ -304,7 +319,8 @@ class Engine:
 
     def look_up(self, activation: Record, delivery: Delivery) -> None:
         """Find out whether this message has an outcome already."""
-        self.readers.look_up(activation, delivery)
+        if not self.suspects.holds(activation, delivery):
+            self.readers.look_up(activation, delivery)
 
     # --- turns ---
 
@@ -347,13 +363,29 @@ class Engine:
         if ready:
             self._queue_tick()
 
-    def run_user_code(self, coro: Coroutine[Any, Any, Any], context: TurnContext) -> asyncio.Task[Any]:
+    def run_user_code(self, coro: Coroutine[Any, Any, Any], context: TurnContext, item: Item) -> asyncio.Task[Any]:
         """A task for user code that may wait, in this turn's context; begun at once where Python can (3.12 on)."""
         variables = contextvars.copy_context()
         variables.run(current.set, context)
         if sys.version_info >= (3, 12):
-            return asyncio.Task(coro, loop=self._loop, context=variables, eager_start=True)
-        return self._loop.create_task(coro, context=variables)
+            task = asyncio.Task(coro, loop=self._loop, context=variables, eager_start=True)
+        else:
+            task = self._loop.create_task(coro, context=variables)
+        self.user_tasks[task] = (context.entity, item)
+        return task
+
+    def running_code(self, task: asyncio.Task[Any] | None) -> tuple[object, Subject] | None:
+        """What user code runs, as (the same object as long as it is the same, its name); for a thread that watches.
+
+        `task`: the loop's current one. Only worth anything while the loop is blocked.
+        """
+        running, activation = self.running, self.running_in
+        if isinstance(running, Subject):
+            return running, running
+        if running is not None and activation is not None:
+            return running, subject_of(activation.id, running)
+        known = self.user_tasks.get(task) if task is not None else None
+        return (known[1], subject_of(*known)) if known is not None else None
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Run something later on the host's loop."""

@@ -25,6 +25,9 @@ from .rows import (
     MailboxItem,
     ReminderRow,
     RunRow,
+    RunStatus,
+    Suspicion,
+    suspect_id,
 )
 
 
@@ -64,6 +67,8 @@ class MemoryStore(MemoryDirectory):
         self.parked: dict[EntityId, str] = {}
         """Entities whose stored state cannot be loaded, with the reason."""
         self._dead_letters: dict[tuple[EntityId, str], DeadLetter] = {}
+        self._suspicions: dict[tuple[EntityId, str], tuple[int, Suspicion]] = {}
+        """With the time of the last change."""
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -246,6 +251,21 @@ class MemoryStore(MemoryDirectory):
         else:
             self.parked.pop(entity, None)
 
+    async def suspect(self, evidence: Sequence[Suspicion]) -> None:
+        for entity, message_id, points, reason in evidence:
+            key = (EntityId(*entity), message_id)
+            known = self._suspicions.pop(key, (0, Suspicion(*key, 0)))[1]
+            total = known.points + points
+            if total > 0:
+                self._suspicions[key] = (self._now_us(), Suspicion(*key, total, reason or known.reason))
+
+    async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
+        return {key: self._suspicions[key][1] for key in keys if key in self._suspicions}
+
+    async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
+        for key in keys:
+            self._suspicions.pop(key, None)
+
     async def prune(self, *, older_than_us: int, limit: int) -> int:
         before = self._now_us() - older_than_us
         expired = [
@@ -258,7 +278,14 @@ class MemoryStore(MemoryDirectory):
             del stored.history[message_id]
         for stored in self._entities.values():
             _prune_runs(stored, before)
+        for key, (noted_us, _) in list(self._suspicions.items()):
+            if noted_us < before and key[1] not in self._parked_runs(key[0]):
+                del self._suspicions[key]
         return min(len(expired), limit)
+
+    def _parked_runs(self, entity: EntityId) -> set[str]:
+        runs = self._entities.get(entity, _NOTHING).runs.values()
+        return {suspect_id(run.workflow, run.run_id) for run in runs if run.status is RunStatus.PARKED}
 
 
 def _touched(batch: Batch) -> Iterator[tuple[EntityId, int]]:

@@ -167,6 +167,23 @@ class AttemptRow(NamedTuple):
     """When the first attempt started (for the total time limit)."""
 
 
+class Suspicion(NamedTuple):
+    """Evidence that a message (or a workflow run) ends the process that runs it; unique per (entity, message_id)."""
+
+    entity: EntityId
+    message_id: str
+    """Id of a message, or `run:<workflow>:<run_id>`."""
+    points: int
+    """Hosts that died or had to be ended over it, weighted (see engine.suspects)."""
+    reason: str = ""
+    """What was seen, for people; empty: nothing but that a host died."""
+
+
+def suspect_id(workflow: str, run_id: str) -> str:
+    """What stands for the message id where a workflow run is suspected."""
+    return f"run:{workflow}:{run_id}"
+
+
 class DeadLetter(NamedTuple):
     """A message that was given up after its last attempt, with the reason."""
 

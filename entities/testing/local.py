@@ -113,7 +113,8 @@ class LocalCluster:
         free = [shard for shard in range(self._shard_count) if owners.get(shard) not in alive]
         for index, engine in enumerate(self.engines):
             mine = free[index :: len(self.engines)]
-            engine.own(await self.store.claim(engine.incarnation, mine))
+            claimed = await self.store.claim(engine.incarnation, mine)
+            engine.own(claimed, taken_over=[shard for shard in claimed if owners.get(shard)])
         self._is_served.set()
 
     async def crash(self, index: int = 0) -> None:
@@ -149,6 +150,7 @@ class LocalCluster:
         shard = shard_of(envelope.type, envelope.key, self._shard_count)
         self.requests += 1
         sent = False
+        losses = 0
         while True:
             engine = next((e for e in self.engines if shard in e.epochs), None)
             reply: Reply | None = None
@@ -162,6 +164,7 @@ class LocalCluster:
                 engine.deliver(envelope, respond)
                 reply = await self._await_reply(engine, answer, deadline)
                 sent = True
+                losses += reply is None
             if reply is not None and reply.status is not Status.NOT_OWNER:
                 return reply
             if time() >= deadline:
@@ -169,7 +172,7 @@ class LocalCluster:
                     raise CallTimeout(f"{envelope.entity}.{envelope.name}: no answer within {timeout_s:g} s")
                 raise Unavailable(f"{envelope.entity}: no host owns it")
             await self._recovery(deadline)
-            envelope = _again(envelope)
+            envelope = _again(envelope, losses)
 
     async def _recovery(self, deadline: float) -> None:
         """Wait until another try makes sense."""
@@ -207,8 +210,8 @@ def _remaining(deadline: float) -> float | None:
     return max(0.0, deadline - asyncio.get_running_loop().time())
 
 
-def _again(envelope: Envelope) -> Envelope:
-    return msgspec.structs.replace(envelope, is_retry=True)
+def _again(envelope: Envelope, losses: int) -> Envelope:
+    return msgspec.structs.replace(envelope, is_retry=True, losses=losses)
 
 
 class _HostGoneError(Exception):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ...context import current
 from ...errors import (
     HandlerTimeout,
+    HostKilled,
     PerdureError,
     Rejected,
 )
-from ...messages import encode_json
+from ...messages import Kind, encode_json
 from ...recurrence import following
 from ...store.rows import (
     DeadLetter,
@@ -78,7 +79,7 @@ class HandlerTurns(Rebuild):
         self, delivery: Delivery, method: "Handler[Any, Any]", kwargs: dict[str, Any], context: HandlerContext
     ) -> None:
         """Run a handler that may wait for something. Messages wait meanwhile; the time limit bounds it."""
-        task = self.engine.run_user_code(method.fn(self.entity, **kwargs), context)
+        task = self.engine.run_user_code(method.fn(self.entity, **kwargs), context, delivery)
         if task.done():
             self._finish_task(task, delivery, method, context, is_late=False)
             return
@@ -206,10 +207,13 @@ class HandlerTurns(Rebuild):
 
     def _refuse_stored(self, delivery: Delivery, error: PerdureError) -> None:
         """A message that cannot be applied: answered; if it was accepted before, also kept as a dead letter."""
-        if not delivery.is_stored and not delivery.is_storing and delivery.fired is None:
-            self._gate(delivery, lambda: refused(delivery, error))
-            return
         body = encode_json(error.body())
+        if not delivery.is_stored and not delivery.is_storing and delivery.fired is None:
+            if isinstance(error, HostKilled) and delivery.envelope.kind is not Kind.QUERY:
+                self._consume(delivery, ok=False, body=body)  # for good: a repeat gets the same answer
+            else:
+                self._gate(delivery, lambda: refused(delivery, error))
+            return
         write = self._consume(delivery, ok=False, body=body)
         write.dead_letters.append(DeadLetter(delivery.envelope, delivery.attempts + 1, body))
         if delivery.fired is not None:

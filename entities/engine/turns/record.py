@@ -216,6 +216,11 @@ class Record:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
         raise NotImplementedError
 
+    def note_lost_attempt(self, row: AttemptRow, then: Output) -> None:
+        """Write down an attempt that died with its host; once that is durable, go on."""
+        self._writing().attempts_set.append(row)
+        self._output(None, then)
+
     def _writing(self) -> EntityWrite:
         write = self.write
         if write is None:

@@ -293,6 +293,9 @@ class Resumes(Record):
         row = item.row
         address = OperationAddress.parse(row.name)
         run = self._waiting_run(address)
+        stored = self.rows.get(address.workflow)
+        if stored is not None and stored.run_id == address.run_id and stored.status is RunStatus.PARKED:
+            return  # it stays in the store, for when the run goes on
         if run is None:
             self._enter(None)
         write = self._turn()
