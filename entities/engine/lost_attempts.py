@@ -1,9 +1,9 @@
 """Promise P9 for activities: an attempt that died with its host counts as one, durably, before the next begins.
 
 An activity runs in a thread of the host's process, so it may be what the host died of. What was under way in a shard
-that was taken over is therefore noted as a failed attempt. The first such loss costs no time and never ends the activity
-(most hosts die of something else, and it may not even have begun: P7); from the second in a row the activity's own
-back-off and its limit of attempts apply.
+that was taken over is therefore noted as a failed attempt. The first such loss costs no time and never ends the
+activity (most hosts die of something else, and it may not even have begun: P7); from the second in a row the
+activity's own back-off and its limit of attempts apply.
 """
 
 from typing import TYPE_CHECKING
