@@ -8,6 +8,7 @@ from .entity import Entity
 from .errors import (
     ActivityFailed,
     ActivityTimeout,
+    AlreadyCommitted,
     AlreadyStarted,
     ApplicationError,
     Busy,
@@ -23,6 +24,7 @@ from .errors import (
     InvalidArguments,
     InvalidKey,
     InvalidReminder,
+    InvalidTransaction,
     NoSuchRun,
     NotConnected,
     NotDurable,
@@ -36,6 +38,8 @@ from .errors import (
     RunParked,
     StartRefused,
     StateNotSerialisable,
+    TransactionConflict,
+    TransactionTimeout,
     Unavailable,
     UnknownHandler,
     UnknownType,
@@ -46,11 +50,13 @@ from .errors import (
 from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
+from .transaction import Transaction, atomic, run_transaction, transaction
 
 __all__ = [
     "ActivityFailed",
     "ActivityInfo",
     "ActivityTimeout",
+    "AlreadyCommitted",
     "AlreadyStarted",
     "ApplicationError",
     "Busy",
@@ -69,6 +75,7 @@ __all__ = [
     "InvalidArguments",
     "InvalidKey",
     "InvalidReminder",
+    "InvalidTransaction",
     "Mailbox",
     "NoSuchRun",
     "NotConnected",
@@ -85,6 +92,9 @@ __all__ = [
     "RunParked",
     "StartRefused",
     "StateNotSerialisable",
+    "Transaction",
+    "TransactionConflict",
+    "TransactionTimeout",
     "Unavailable",
     "UnknownHandler",
     "UnknownType",
@@ -93,6 +103,7 @@ __all__ = [
     "WorkflowTerminated",
     "activity",
     "activity_info",
+    "atomic",
     "cancel_reminder",
     "condition",
     "handler",
@@ -100,6 +111,8 @@ __all__ = [
     "query",
     "random",
     "remind",
+    "run_transaction",
+    "transaction",
     "uuid4",
     "workflow",
 ]

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from .client import Caller, ambient
 from .context import TurnContext, current
-from .errors import Busy, DurableAwaitInHandler, InvalidArguments, ReadOnlyViolation, Unavailable, error_from_body
+from .errors import (
+    Busy,
+    DurableAwaitInHandler,
+    InvalidArguments,
+    InvalidTransaction,
+    ReadOnlyViolation,
+    Unavailable,
+    error_from_body,
+)
 from .ids import EntityId, SendClock, keyed_message_id, new_message_id
 from .messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 
@@ -19,6 +27,11 @@ IDEMPOTENCY_KEY_MAX = 255
 
 _clock = SendClock()
 """Positions of everything that this process sends from outside turns: one order per process."""
+
+
+def reserve_position() -> int:
+    """The next position of this process as a sender."""
+    return _clock.next(time.time_ns() // 1_000)
 
 
 class Target:
@@ -190,6 +203,11 @@ def _run_id(reply: Reply) -> str:
 def _need_workflow(turn: TurnContext, target: Target, method: "Method[Any, Any]") -> None:
     if turn.mode == "workflow":
         return
+    if turn.mode == "transaction":
+        raise InvalidTransaction(
+            f"{turn.entity}: the block of a transaction awaited {target.entity_id}.{method.name}, while its own entities "
+            "wait for it. Await handlers of the instances that the block was given, or `.send(...)`"
+        )
     what = f"{turn.entity}: a {turn.mode} awaited {target.entity_id}.{method.name}"
     if turn.mode == "query":
         raise ReadOnlyViolation(f"{what}; a query answers from its own state only")

@@ -3,7 +3,7 @@
 Effects are *recorded* by these methods and performed only when the turn's commit is durable (promise P3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -13,9 +13,10 @@ from .messages import Kind
 
 if TYPE_CHECKING:
     from .activity import ActivityOptions
+    from .entity import Entity
     from .signature import Signature
 
-Mode = Literal["handler", "query", "workflow"]
+Mode = Literal["handler", "query", "workflow", "transaction"]
 
 
 class TurnContext(Protocol):
@@ -79,6 +80,14 @@ class TurnContext(Protocol):
 
     async def condition(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate()` is true of the entity's state."""
+        ...
+
+
+class BlockContext(TurnContext, Protocol):
+    """The block of a transaction (mode `transaction`)."""
+
+    def run_part(self, entity: "Entity", code: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """A handler of one of the transaction's entities: what it sends and reminds of is that entity's."""
         ...
 
 

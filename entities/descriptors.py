@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -22,6 +22,7 @@ from .retry import RetryPolicy
 from .signature import PAYLOAD_BYTES_MAX, Signature, has_nul, validation_problems, where
 
 if TYPE_CHECKING:
+    from .context import BlockContext
     from .entity import Entity
 
 P = ParamSpec("P")
@@ -125,6 +126,9 @@ class BoundHandler(Generic[P, R]):
         On an entity instance (in a turn of that entity, in a unit test) it is the plain method.
         """
         if not isinstance(self.target, Target):
+            turn = current.get()
+            if turn is not None and turn.mode == "transaction":
+                return cast("BlockContext", turn).run_part(self.target, self.method.fn(self.target, *args, **kwargs))
             return self.method.fn(self.target, *args, **kwargs)  # type: ignore[no-any-return]
         return call(self.target, Kind.CALL, self.method, args, kwargs, self.options_)
 

@@ -174,6 +174,12 @@ class CallCycle(Rejected):
     code = "call_cycle"
 
 
+class InvalidTransaction(Rejected):
+    """A transaction over these entities, or at this place, is not possible."""
+
+    code = "bad_transaction"
+
+
 # --- Conflict ---------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +199,18 @@ class AlreadyStarted(Conflict):
     """The workflow was started before with other arguments."""
 
     code = "already_started"
+
+
+class TransactionConflict(Conflict):
+    """An entity of the transaction was changed or moved meanwhile. Nothing was changed; run the transaction again."""
+
+    code = "transaction_conflict"
+
+
+class AlreadyCommitted(Conflict):
+    """The transaction of this idempotency key was committed before: there is nothing left to do."""
+
+    code = "already_committed"
 
 
 class RunEnded(Conflict):
@@ -226,6 +244,12 @@ class Busy(Unavailable):
     """A bound was reached (mailbox, calls in flight); refused before it was accepted."""
 
     code = "busy"
+
+
+class TransactionTimeout(Unavailable):
+    """The transaction did not get or keep its entities for long enough. Nothing was changed."""
+
+    code = "transaction_timeout"
 
 
 class NotConnected(Unavailable):

@@ -36,8 +36,8 @@ from .deliveries import (
     Item,
     refused,
 )
+from .turns.holding import EntityHold, HoldDelivery, Holding
 from .turns.record import NULL
-from .turns.requests import Requests
 
 if TYPE_CHECKING:
     from ..definition import EntityDefinition
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("perdure.engine")
 
 
-class Activation(Requests):
+class Activation(Holding):
     """The in-memory life of one entity on this host. Owned by the host's loop; nothing here is thread-safe."""
 
     __slots__ = ()
@@ -89,7 +89,12 @@ class Activation(Requests):
                 refused(delivery, problem)
                 return
             delivery.problem = problem
-        if envelope.kind is Kind.QUERY and self.busy is not None and not envelope.reply_to:
+        if (
+            envelope.kind is Kind.QUERY
+            and self.busy is not None
+            and not envelope.reply_to
+            and not isinstance(self.busy, EntityHold)
+        ):
             self._query_durable(delivery)
             return
         self.by_id[envelope.id] = delivery
@@ -125,7 +130,7 @@ class Activation(Requests):
                     if mailbox is None:
                         raise definition.unknown(envelope.name)
                     mailbox.load(envelope.args)
-                case Kind.REPLY:
+                case Kind.REPLY | Kind.TRANSACTION:
                     pass
         except PerdureError as error:
             return error
@@ -206,6 +211,9 @@ class Activation(Requests):
                 self._end_by_request(delivery)
             case Kind.REPLY:
                 self._reply(delivery)
+            case Kind.TRANSACTION:
+                assert isinstance(delivery, HoldDelivery), "other steps do not wait in mailboxes"
+                self._begin_hold(delivery)
 
     def _fire(self, item: Fire) -> None:
         row = item.row

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from ..context import TurnContext, current
 from ..definition import EntityDefinition, Registry
 from ..ids import EntityId
-from ..messages import Envelope, Reply, Status
+from ..messages import Envelope, Kind, Reply, Status
 from ..shard import shard_of
 from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow, RunRow
@@ -31,6 +31,7 @@ from .attempts import Attempts
 from .clock import DatabaseClock
 from .committer import Committer
 from .deliveries import Delivery, Fire, Respond
+from .holds import Holds
 from .readers import Readers
 from .settings import EngineSettings
 from .turns.record import Record
@@ -111,6 +112,7 @@ class Engine:
         self.readers = Readers(self)
         self.attempts = Attempts(self, outlets.activity_pool)
         self.arrivals = Arrivals(self)
+        self.holds = Holds(self)
         self.waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}
         self._ready: deque[Record] = deque()
         self._tick_queued = False
@@ -153,6 +155,7 @@ class Engine:
         if self.dedicated is not None:
             self.dedicated.close()
         await self.readers.stop()
+        self.holds.close()
         await self._committer.stop()
         self.attempts.close()
         for activation in list(self.active.values()):
@@ -161,6 +164,7 @@ class Engine:
     def kill(self) -> None:
         """Drop everything as a crash would: nothing more is written or answered (fenced hosts, crash tests)."""
         self.is_stopped = True
+        self.holds.close()
         self.epochs.clear()
         self.epochs_held.clear()
         for activation in list(self.active.values()):
@@ -251,6 +255,7 @@ class Engine:
     def _send_away(self, activation: Activation) -> None:
         """Messages that have not begun go to the next owner (their senders, or the inbox, have them)."""
         activation.is_retiring = True
+        self.holds.left(activation)
         for item in list(activation.mailbox):
             if isinstance(item, Delivery):
                 item.reply(Status.NOT_OWNER, b"null", 0)
@@ -282,6 +287,9 @@ class Engine:
 
     def deliver(self, envelope: Envelope, respond: Callable[[Reply], None]) -> None:
         """A message from outside. `respond` is called once, when its outcome is durable or it is refused."""
+        if envelope.kind is Kind.TRANSACTION:
+            self.holds.deliver(envelope, respond)
+            return
         entity = EntityId(envelope.type, envelope.key)
         activation = self.active.get(entity)
         if activation is not None and activation.shard in self.epochs:

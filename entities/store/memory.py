@@ -87,6 +87,24 @@ class MemoryStore(MemoryDirectory):
         self._deliver(envelope for _, envelope in batch.arrivals)
         return now
 
+    async def transact(self, batch: Batch) -> int:
+        if not self._can_commit(batch.incarnation):
+            raise HostFenced(f"host {batch.incarnation} is fenced, stopped or unknown; it may not write any more")
+        now = self._now_us()
+        conflicts = [
+            write.entity
+            for write in batch.writes
+            if self._owners[write.shard].epoch != batch.epochs[write.shard] or not self._fits(write, now)
+        ]
+        if conflicts:
+            names = ", ".join(map(str, conflicts[:5]))
+            raise WriteConflict(f"{len(conflicts)} entities are not as expected: {names}", entities=conflicts)
+        for write in batch.writes:
+            self._delete(write)
+        for write in batch.writes:
+            self._insert(write, now)
+        return now
+
     def _check_owner(self, batch: Batch) -> None:
         incarnation = batch.incarnation
         if not self._can_commit(incarnation):

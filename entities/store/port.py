@@ -79,6 +79,17 @@ class EntityStore(Protocol):
         """
         ...
 
+    async def transact(self, batch: Batch) -> int:
+        """Write a transaction over entities of whatever owners, all or nothing. Returns the database's time (µs).
+
+        `batch.epochs` are the epochs under which the entities were held: shards at these epochs have had no new owner
+        since, and cannot get one before this has ended. `batch.incarnation` is who writes; it need own none of them.
+        Raises HostFenced if the incarnation is not active or draining; WriteConflict if a shard's epoch or an
+        entity's version differs, or a history row's message id exists already; NotStorable and StoreUnavailable as
+        `commit`.
+        """
+        ...
+
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
         """The entities as committed, in the order asked for, from one snapshot; missing ones have version 0."""
         ...

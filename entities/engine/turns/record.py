@@ -44,6 +44,7 @@ from ..run import Run
 if TYPE_CHECKING:
     from ...definition import EntityDefinition
     from ..engine import Engine
+    from .holding import EntityHold
 
 log = logging.getLogger("perdure.engine")
 
@@ -118,7 +119,7 @@ class Record:
         self.write: EntityWrite | None = None
         self.turns: list[tuple[Item | None, Output | None]] = []
         self.inflight: tuple[EntityWrite, list[tuple[Item | None, Output | None]]] | None = None
-        self.busy: asyncio.Task[Any] | None = None
+        self.busy: asyncio.Task[Any] | EntityHold | None = None
         self.is_waiting = False
         self.is_queued = False
         self.is_dead = False

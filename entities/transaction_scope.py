@@ -1,0 +1,129 @@
+"""What runs inside a transaction's block: instances of its entities, and the contexts that record what they ask for.
+
+The block itself is no turn of any entity: it may change fields, await handlers of the instances and send. A handler
+that it awaits runs as in a turn of its own entity, so that messages and reminders are that entity's.
+"""
+
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import Token
+from functools import cache
+from random import Random
+from typing import Any
+
+from .calls import Target
+from .context import Mode, TurnContext, current
+from .definition import EntityDefinition
+from .engine.deliveries import HandlerContext
+from .entity import Entity
+from .errors import InvalidTransaction
+from .ids import EntityId
+from .messages import Kind
+from .transaction_messages import Held, Part
+
+definition_of = cache(EntityDefinition)
+
+
+class Participant:
+    """One entity of a transaction, from the answer of its owner on."""
+
+    def __init__(self, target: Target, held: Held) -> None:
+        """Raises EntityParked if this code cannot read the state."""
+        self.id = target.entity_id
+        self.held = held
+        self._definition = definition_of(target._perdure_type)
+        self._asked_at = time.monotonic()
+        self.instance = self._definition.load(self.id.key, held.state or None, version=held.schema_version)
+        self.context = HandlerContext(self.id, "handler", self)
+
+    def now_us(self) -> int:
+        """The database's time, µs (a lower bound), as its host knew it."""
+        return self.held.now_us + round((time.monotonic() - self._asked_at) * 1e6)
+
+    def part(self) -> Part:
+        """What has become of it. Raises StateNotSerialisable."""
+        state = self._definition.dump(self.instance)
+        self._definition.check_loads(self.id.key, state)
+        effects = self.context.effects
+        return Part(
+            self.id, self.held, state, self._definition.version, list(effects.outgoing), dict(effects.reminders)
+        )
+
+
+class BlockContext:
+    """`TurnContext` of the block."""
+
+    mode: Mode = "transaction"
+
+    def __init__(self, participants: list[Participant]) -> None:
+        self._participants = participants
+        self.entity: EntityId = participants[0].id
+
+    def close(self) -> None:
+        """The block has ended: a task that outlives it can neither send nor remind."""
+        for participant in self._participants:
+            participant.context.is_closed = True
+
+    def run_part(self, entity: Entity, code: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        participant = next((p for p in self._participants if p.instance is entity), None)
+        if participant is None:
+            return code  # an instance of the user's own making
+        return _within(participant.context, code)
+
+    def now_us(self) -> int:
+        return self._participants[0].now_us()
+
+    def random(self) -> Random:
+        return Random()  # noqa: S311 - nothing here is repeated from a record
+
+    def send(
+        self,
+        target: EntityId,
+        kind: Kind,
+        name: str,
+        args: bytes,
+        *,
+        delay_us: int,
+        message_id: str,
+        options: str = "",
+    ) -> None:
+        """The block has no sender of its own: the first entity's."""
+        self._participants[0].context.send(
+            target, kind, name, args, delay_us=delay_us, message_id=message_id, options=options
+        )
+
+    def set_reminder(
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+    ) -> None:
+        raise self._refused(f"remind() of {handler}: a reminder belongs to one entity")
+
+    def cancel_reminder(self, name: str) -> None:
+        raise self._refused("cancel_reminder(): a reminder belongs to one entity")
+
+    async def call(
+        self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int, options: str = ""
+    ) -> bytes:
+        raise self._refused(f"a call of {target}.{name}: the transaction's entities would wait for another one")
+
+    async def activity(self, name: str, fn: Any, signature: Any, args: bytes, options: Any) -> bytes:
+        raise self._refused(f"the activity {name}: activities are for workflows")
+
+    async def receive(self, mailbox: str) -> bytes:
+        raise self._refused(f"waiting for the mailbox {mailbox}")
+
+    async def condition(self, predicate: Callable[[], bool]) -> None:
+        raise self._refused("waiting for a condition")
+
+    def _refused(self, what: str) -> InvalidTransaction:
+        return InvalidTransaction(
+            f"{what} (in a transaction's block, which holds {len(self._participants)} entities). Await handlers of the "
+            "instances that the block was given, or `.send(...)`"
+        )
+
+
+async def _within(context: TurnContext, code: Coroutine[Any, Any, Any]) -> Any:
+    token: Token[TurnContext | None] = current.set(context)
+    try:
+        return await code
+    finally:
+        current.reset(token)
