@@ -50,7 +50,7 @@ from .errors import (
 from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
-from .transaction import Transaction, atomic, run_transaction, transaction
+from .transactions import Transaction, atomic, run_transaction, transaction
 
 __all__ = [
     "ActivityFailed",

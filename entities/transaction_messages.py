@@ -1,4 +1,4 @@
-"""What a transaction's parties tell each other (protocol: transaction.py). MessagePack inside the arguments of an
+"""What a transaction's parties tell each other (protocol: transactions.py). MessagePack inside the arguments of an
 envelope of kind TRANSACTION, whose `name` is one of `Step`; state and results in them stay JSON text.
 """
 

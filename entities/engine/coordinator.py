@@ -1,4 +1,4 @@
-"""Committing a transaction: by the owner of its first entity (protocol: `perdure.entities.transaction`).
+"""Committing a transaction: by the owner of its first entity (protocol: `perdure.entities.transactions`).
 
 One request may come several times, to this host or to the next. Each time the store decides: a transaction is written
 once, because its history rows carry its id and because every version is compared. A refusal is final (versions and

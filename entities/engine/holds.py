@@ -1,4 +1,4 @@
-"""Transactions as a host sees them (protocol: `perdure.entities.transaction`): its entities are held and released,
+"""Transactions as a host sees them (protocol: `perdure.entities.transactions`): its entities are held and released,
 and it commits those whose first entity it owns.
 """
 

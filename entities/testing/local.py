@@ -60,8 +60,10 @@ class LocalCluster:
         self._names = itertools.count(1)
         self._shard_count = 0
         self._waiting: dict[str, set[asyncio.Future[Reply]]] = {}
+        self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self._shard_count = await self.store.shard_count()
         for _ in range(self._wanted):
             await self.add_host()
@@ -126,7 +128,13 @@ class LocalCluster:
             engine.wake(entities)
 
     async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
-        """See `perdure.entities.client.Caller`."""
+        """See `perdure.entities.client.Caller`. Activities call from a loop in another thread."""
+        if asyncio.get_running_loop() is self._loop:
+            return await self._request(envelope, timeout_s=timeout_s)
+        elsewhere = asyncio.run_coroutine_threadsafe(self._request(envelope, timeout_s=timeout_s), self._loop)
+        return await asyncio.wrap_future(elsewhere)
+
+    async def _request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
         deadline = time.monotonic() + timeout_s
         shard = shard_of(envelope.type, envelope.key, self._shard_count)
         self.requests += 1

@@ -1,4 +1,4 @@
-"""Holding an entity for a transaction (protocol: `perdure.entities.transaction`): its owner's side.
+"""Holding an entity for a transaction (protocol: `perdure.entities.transactions`): its owner's side.
 
 A hold stands where a handler under way would stand (`busy`): messages wait, one-way ones are acknowledged by their
 inbox rows. Unlike during a handler, queries wait as well: the transaction may commit at any moment without this host
