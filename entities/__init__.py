@@ -36,6 +36,7 @@ from .errors import (
     Rejected,
     RunEnded,
     RunParked,
+    SagaFailed,
     StartRefused,
     StateNotSerialisable,
     TransactionConflict,
@@ -50,6 +51,7 @@ from .errors import (
 from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
+from .saga import Saga, saga
 from .transactions import Transaction, atomic, run_transaction, transaction
 
 __all__ = [
@@ -90,6 +92,8 @@ __all__ = [
     "RetryPolicy",
     "RunEnded",
     "RunParked",
+    "Saga",
+    "SagaFailed",
     "StartRefused",
     "StateNotSerialisable",
     "Transaction",
@@ -112,6 +116,7 @@ __all__ = [
     "random",
     "remind",
     "run_transaction",
+    "saga",
     "transaction",
     "uuid4",
     "workflow",

@@ -325,6 +325,14 @@ class ActivityTimeout(ActivityFailed):
     code = "activity_timeout"
 
 
+class SagaFailed(PerdureError):
+    """A saga failed, and not everything could be undone. `failed` and `unknown` name the steps left; the cause is why
+    the saga failed.
+    """
+
+    code = "saga_failed"
+
+
 class ApplicationError(PerdureError):
     """Raise it in your own code: a business failure that callers see by its message and `type`.
 
