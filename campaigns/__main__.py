@@ -18,6 +18,7 @@ CAMPAIGNS = {
     "counters": "1,000 counters, 200 callers, a host killed every 5 s",
     "passivation": "10,000 idle entities leave memory and come back",
     "dedicated": "an entity in a Ray actor of its own, killed",
+    "transfers": "64 transfers at a time, by transaction and by saga, while hosts are killed",
     "exactly-once-messages": "numbered messages from entity to entity while hosts are killed",
 }
 LIMIT_S = 1_800.0

@@ -94,7 +94,9 @@ T = TypeVar("T")
 class Transaction(Generic[T]):
     """What `transaction(...)` returns: enter it once."""
 
-    def __init__(self, refs: Iterable[Any], *, timeout: timedelta | float, idempotency_key: str, name: str = "") -> None:
+    def __init__(
+        self, refs: Iterable[Any], *, timeout: timedelta | float, idempotency_key: str, name: str = ""
+    ) -> None:
         """Raises InvalidTransaction."""
         self._targets = _targets(refs)
         self._ordered = sorted(self._targets, key=lambda target: target.entity_id)
@@ -329,7 +331,7 @@ async def run_transaction(
     Raises what `fn` raises, and as `transaction`; TransactionConflict only after many attempts; OutcomeUnknown only if
     the outcome cannot be learned either.
     """
-    return await _run(fn, refs, {}, lambda entities: fn(*entities), timeout=timeout, idempotency_key=idempotency_key)  # type: ignore[arg-type]
+    return await _run(fn, refs, {}, lambda entities: fn(*entities), timeout=timeout, idempotency_key=idempotency_key)
 
 
 async def _run(
@@ -403,7 +405,7 @@ class Atomic(Generic[P, R]):
             def of(value: Any) -> Any:
                 return instances[value] if isinstance(value, Target) else value
 
-            return await self.fn(*map(of, args), **{name: of(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
+            return await self.fn(*map(of, args), **{name: of(value) for name, value in kwargs.items()})
 
         return await _run(self.fn, refs, payload, call, timeout=self._timeout, idempotency_key=self._key)
 

@@ -37,7 +37,9 @@ class Holds:
             return
         try:
             if engine.elsewhere(entity) is not None:
-                raise InvalidTransaction(f"{entity} has `hosting=Dedicated(...)`; transactions over it are not possible")
+                raise InvalidTransaction(
+                    f"{entity} has `hosting=Dedicated(...)`; transactions over it are not possible"
+                )
             match envelope.name:
                 case Step.HOLD:
                     self._hold(entity, envelope, respond)

@@ -15,6 +15,7 @@ SHORT = {
     "exactly-once-messages": ["--seconds", "10"],
     "orders": ["--rounds", "5"],
     "passivation": [],
+    "transfers": ["--seconds", "12"],
     "zombie": ["--rounds", "2"],
 }
 

@@ -183,7 +183,7 @@ async def test_a_transaction_that_cannot_be(cluster: LocalCluster) -> None:
     with pytest.raises(InvalidTransaction, match="1 to 100"):
         transaction(*(Purse.ref(str(number)) for number in range(101)))
     with pytest.raises(InvalidTransaction, match="1 to 100"):
-        transaction()  # type: ignore[call-overload]
+        transaction()
     with pytest.raises(InvalidTransaction, match="refs"):
         transaction(Purse(key="a"))
     with pytest.raises(InvalidTransaction, match="time limit"):
@@ -243,7 +243,9 @@ async def test_a_repeat_with_the_same_key_gets_the_first_result(cluster: LocalCl
         async with transaction(Purse.ref("a"), Purse.ref("b"), idempotency_key="block") as (a, _):
             a.balance = 2
     assert await totals("a", "b") == [1, 160]
-    both = await asyncio.gather(*(transfer.options(idempotency_key="2")(Purse.ref("b"), Purse.ref("a"), 9) for _ in "ab"))
+    both = await asyncio.gather(
+        *(transfer.options(idempotency_key="2")(Purse.ref("b"), Purse.ref("a"), 9) for _ in "ab")
+    )
     assert both == [151, 151]
 
 
