@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from ..entities.ids import EntityId
 from ..entities.messages import Envelope, Reply
 from ..entities.store.port import EntityStore
+from ..entities.transactional import StepTransactions
 
 
 class HostedEngine(Protocol):
@@ -64,6 +65,7 @@ class EngineRequest:
     """These entities of other hosts have new mail in the store."""
     fenced: Callable[[str], None]
     """This incarnation can never commit again, for this reason."""
+    steps: StepTransactions
     serve: Callable[[Serve], None]
     """From now on this answers what actors of this host ask it."""
 

@@ -52,6 +52,7 @@ from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
 from .saga import Saga, saga
+from .transactional import TransactionalStep, transactional
 from .transactions import Transaction, atomic, run_transaction, transaction
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "Transaction",
     "TransactionConflict",
     "TransactionTimeout",
+    "TransactionalStep",
     "Unavailable",
     "UnknownHandler",
     "UnknownType",
@@ -118,6 +120,7 @@ __all__ = [
     "run_transaction",
     "saga",
     "transaction",
+    "transactional",
     "uuid4",
     "workflow",
 ]

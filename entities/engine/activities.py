@@ -23,6 +23,7 @@ from ..errors import ActivityTimeout, ApplicationError, error_body
 from ..ids import EntityId
 from ..messages import encode_json
 from ..signature import Signature
+from ..transactional import StepTransactions
 from .journal import Event, EventKind
 from .settings import EngineSettings
 
@@ -79,8 +80,10 @@ class ActivityRunner:
         settings: EngineSettings,
         finished: Callable[[ActivityCall, bytes | None, BaseException | None], None],
         pool: ActivityPool | None = None,
+        steps: StepTransactions | None = None,
     ) -> None:
         self._settings = settings
+        self._steps = steps
         self._finished = finished
         self._pool = pool
         self._host_loop: asyncio.AbstractEventLoop
@@ -126,10 +129,13 @@ class ActivityRunner:
                 task.cancel()
 
             async def finish() -> None:
-                await asyncio.wait(tasks, timeout=2.0)
+                if tasks:
+                    await asyncio.wait(tasks, timeout=2.0)
+                if self._steps is not None:
+                    await self._steps.close()
                 self._loop.stop()
 
-            if tasks:
+            if tasks or self._steps is not None:
                 stopping.append(self._loop.create_task(finish()))
             else:
                 self._loop.stop()
@@ -201,8 +207,16 @@ class ActivityRunner:
                             non_retryable=True,
                         )
                     return await self._pool.run(call)
-                kwargs = call.signature.load_arguments(call.args)
                 running_as(call.info)
+                if call.options.is_transactional:
+                    if self._steps is None:
+                        raise ApplicationError(
+                            f"{call.entity}: {call.name} is a transactional step, but there is no database here; in "
+                            "tests use LocalCluster(..., steps=lambda: FakeSteps(...))",
+                            non_retryable=True,
+                        )
+                    return await self._steps.run(call)
+                kwargs = call.signature.load_arguments(call.args)
                 if call.is_async:
                     value = await call.fn(**kwargs)
                 else:

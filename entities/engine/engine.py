@@ -24,6 +24,7 @@ from ..messages import Envelope, Kind, Reply, Status
 from ..shard import shard_of
 from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow, RunRow
+from ..transactional import StepTransactions
 from .activation import Activation
 from .activities import ActivityPool
 from .arrivals import Arrivals
@@ -73,6 +74,7 @@ class Outlets:
     fenced: Callable[[str], None]
     """This host may never commit again, for this reason."""
     activity_pool: ActivityPool | None = None
+    steps: StepTransactions | None = None
 
 
 class Engine:
@@ -110,7 +112,7 @@ class Engine:
         self._shard_count = shard_count
         self._committer = Committer(self)
         self.readers = Readers(self)
-        self.attempts = Attempts(self, outlets.activity_pool)
+        self.attempts = Attempts(self, outlets.activity_pool, outlets.steps)
         self.arrivals = Arrivals(self)
         self.holds = Holds(self)
         self.waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}

@@ -11,7 +11,7 @@ async with LocalCluster([Order]) as cluster:
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -29,6 +29,7 @@ from ..shard import shard_of
 from ..store.memory import MemoryStore
 from ..store.port import Directory, EntityStore
 from ..store.rows import HostRow
+from ..transactional import StepTransactions
 
 
 class Store(EntityStore, Directory, Protocol):
@@ -48,7 +49,9 @@ class LocalCluster:
         hosts: int = 1,
         settings: EngineSettings | None = None,
         lease_s: float = 3600.0,
+        steps: Callable[[], StepTransactions] | None = None,
     ) -> None:
+        """`steps`: makes what executes transactional steps, for each host one."""
         self.registry = Registry(entities)
         self.store: Store = store if store is not None else MemoryStore()
         self.engines: list[Engine] = []
@@ -57,6 +60,7 @@ class LocalCluster:
         self._settings = settings or EngineSettings(idle_s=60.0)
         self._wanted = hosts
         self._lease_s = lease_s
+        self._steps = steps
         self._names = itertools.count(1)
         self._shard_count = 0
         self._waiting: dict[str, set[asyncio.Future[Reply]]] = {}
@@ -93,7 +97,7 @@ class LocalCluster:
             incarnation=incarnation,
             shard_count=self._shard_count,
             settings=self._settings,
-            outlets=Outlets(hint=self._hint, fenced=lambda _: None),
+            outlets=Outlets(hint=self._hint, fenced=lambda _: None, steps=self._steps() if self._steps is not None else None),
         )
         row = HostRow(incarnation, incarnation, "local", 0, "active", 0)
         await self.store.register(row, lease_s=self._lease_s)
