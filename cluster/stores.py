@@ -33,9 +33,7 @@ class StoreAddress:
 
     def steps(self, incarnation: str) -> PostgresSteps:
         """Executes transactional steps for this host."""
-        return PostgresSteps(
-            dsn=self.dsn, namespace=self.namespace, incarnation=incarnation, is_pooled=self.is_pooled
-        )
+        return PostgresSteps(dsn=self.dsn, namespace=self.namespace, incarnation=incarnation, is_pooled=self.is_pooled)
 
     def open_for_renewals(self, lease_s: float) -> Store:
         """A session of its own that nothing else can keep busy, and that gives up before the lease does."""

@@ -24,6 +24,7 @@ from .errors import (
     InvalidArguments,
     InvalidKey,
     InvalidReminder,
+    InvalidStatement,
     InvalidTransaction,
     NoSuchRun,
     NotConnected,
@@ -37,6 +38,7 @@ from .errors import (
     RunEnded,
     RunParked,
     SagaFailed,
+    StagedSqlFailed,
     StartRefused,
     StateNotSerialisable,
     TransactionConflict,
@@ -52,6 +54,7 @@ from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
 from .saga import Saga, saga
+from .staged import stage
 from .transactional import TransactionalStep, transactional
 from .transactions import Transaction, atomic, run_transaction, transaction
 
@@ -78,6 +81,7 @@ __all__ = [
     "InvalidArguments",
     "InvalidKey",
     "InvalidReminder",
+    "InvalidStatement",
     "InvalidTransaction",
     "Mailbox",
     "NoSuchRun",
@@ -95,6 +99,7 @@ __all__ = [
     "RunParked",
     "Saga",
     "SagaFailed",
+    "StagedSqlFailed",
     "StartRefused",
     "StateNotSerialisable",
     "Transaction",
@@ -119,6 +124,7 @@ __all__ = [
     "remind",
     "run_transaction",
     "saga",
+    "stage",
     "transaction",
     "transactional",
     "uuid4",

@@ -6,7 +6,7 @@ Effects are *recorded* by these methods and performed only when the turn's commi
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from .ids import EntityId
 from .messages import Kind
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .activity import ActivityOptions
     from .entity import Entity
     from .signature import Signature
+    from .store.rows import Staged
 
 Mode = Literal["handler", "query", "workflow", "transaction"]
 
@@ -80,6 +81,17 @@ class TurnContext(Protocol):
 
     async def condition(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate()` is true of the entity's state."""
+        ...
+
+
+@runtime_checkable
+class StagingContext(Protocol):
+    """A turn that can stage SQL."""
+
+    entity: EntityId
+
+    def stage(self, staged: "Staged") -> None:
+        """Record a statement that is executed in this turn's commit."""
         ...
 
 

@@ -180,6 +180,12 @@ class InvalidTransaction(Rejected):
     code = "bad_transaction"
 
 
+class InvalidStatement(Rejected):
+    """A staged statement, or its values, cannot be executed; or it was staged where there is no turn."""
+
+    code = "bad_statement"
+
+
 # --- Conflict ---------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +288,12 @@ class HandlerFailed(PerdureError):
     def error_type(self) -> str:
         """Class name of the exception that user code raised."""
         return str(self.details.get("error_type", ""))
+
+
+class StagedSqlFailed(HandlerFailed):
+    """The database refused a statement that the handler staged; the turn changed nothing."""
+
+    code = "staged_sql_failed"
 
 
 class HandlerTimeout(HandlerFailed):

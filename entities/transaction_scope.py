@@ -41,10 +41,12 @@ class Participant:
         return self.held.now_us + round((time.monotonic() - self._asked_at) * 1e6)
 
     def part(self) -> Part:
-        """What has become of it. Raises StateNotSerialisable."""
+        """What has become of it. Raises StateNotSerialisable, InvalidTransaction."""
         state = self._definition.dump(self.instance)
         self._definition.check_loads(self.id.key, state)
         effects = self.context.effects
+        if effects.staged is not None:
+            raise InvalidTransaction(f"{self.id}: a handler staged SQL, which a transaction cannot execute")
         return Part(
             self.id, self.held, state, self._definition.version, list(effects.outgoing), dict(effects.reminders)
         )

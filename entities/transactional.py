@@ -101,7 +101,9 @@ class _StepDecorator:
     def __call__(self, fn: Callable[Concatenate[C, P], Coroutine[Any, Any, R]], /) -> TransactionalStep[C, P, R]:
         step: TransactionalStep[C, P, R] = TransactionalStep(fn, self._options, self._name)
         if not step.is_async:
-            raise DefinitionError(f"@transactional decorates an `async def` function; {step.name} at {where(fn)} is not")
+            raise DefinitionError(
+                f"@transactional decorates an `async def` function; {step.name} at {where(fn)} is not"
+            )
         return step
 
 

@@ -127,7 +127,9 @@ async def _execute(fn: Callable[..., Any], connection: AsyncConnection, argument
 
 
 @asynccontextmanager
-async def _given(fn: Callable[..., Any], connection: AsyncConnection) -> "AsyncGenerator[AsyncConnection | AsyncSession]":
+async def _given(
+    fn: Callable[..., Any], connection: AsyncConnection
+) -> "AsyncGenerator[AsyncConnection | AsyncSession]":
     """What the step's first parameter asks for."""
     first = next(iter(inspect.signature(fn).parameters))
     wanted = get_type_hints(fn).get(first)

@@ -13,7 +13,7 @@ from ..ids import EntityId
 from ..messages import Envelope
 from ..shard import shard_of
 from .memory_directory import MemoryDirectory
-from .port import HostFenced, WriteConflict
+from .port import HostFenced, StagedRefused, WriteConflict
 from .rows import (
     AttemptRow,
     Batch,
@@ -25,6 +25,7 @@ from .rows import (
     MailboxItem,
     ReminderRow,
     RunRow,
+    Staged,
 )
 
 
@@ -62,6 +63,8 @@ class MemoryStore(MemoryDirectory):
         self._entities: dict[EntityId, _Entity] = {}
         self.parked: dict[EntityId, str] = {}
         """Entities whose stored state cannot be loaded, with the reason."""
+        self.execute: Callable[[Staged], None] | None = None
+        """Stands for the database that staged SQL would be executed in; raises to refuse a statement."""
         self._dead_letters: dict[tuple[EntityId, str], DeadLetter] = {}
 
     @property
@@ -78,6 +81,9 @@ class MemoryStore(MemoryDirectory):
         if conflicts:
             names = ", ".join(map(str, conflicts[:5]))
             raise WriteConflict(f"{len(conflicts)} entities are not as expected: {names}", entities=conflicts)
+        for write in batch.writes:
+            for staged in write.staged:
+                self._run_staged(write.entity, staged)
         for entity, _, attempt in batch.attempts:
             self._entity(entity).attempts[attempt.operation] = attempt
         for write in batch.writes:
@@ -104,6 +110,18 @@ class MemoryStore(MemoryDirectory):
         for write in batch.writes:
             self._insert(write, now)
         return now
+
+    def _run_staged(self, entity: EntityId, staged: Staged) -> None:
+        if self.execute is None:
+            raise StagedRefused(
+                "there is no SQL in the memory store; in tests give it something to execute staged statements: "
+                "MemoryStore().execute = ...",
+                entities=[entity],
+            )
+        try:
+            self.execute(staged)
+        except Exception as error:
+            raise StagedRefused(f"staged SQL was refused: {error}", entities=[entity]) from error
 
     def _check_owner(self, batch: Batch) -> None:
         incarnation = batch.incarnation

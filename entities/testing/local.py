@@ -97,7 +97,9 @@ class LocalCluster:
             incarnation=incarnation,
             shard_count=self._shard_count,
             settings=self._settings,
-            outlets=Outlets(hint=self._hint, fenced=lambda _: None, steps=self._steps() if self._steps is not None else None),
+            outlets=Outlets(
+                hint=self._hint, fenced=lambda _: None, steps=self._steps() if self._steps is not None else None
+            ),
         )
         row = HostRow(incarnation, incarnation, "local", 0, "active", 0)
         await self.store.register(row, lease_s=self._lease_s)

@@ -28,12 +28,12 @@ from ..journal import OperationKind, ReplayMismatch, decode_entry
 from ..loop import SpinningWorkflow
 from ..run import Run
 from .record import NULL
-from .resumes import Resumes
+from .staging import Staging
 
 log = logging.getLogger("perdure.engine")
 
 
-class Rebuild(Resumes):
+class Rebuild(Staging):
     """Runs come back to memory."""
 
     __slots__ = ()
