@@ -82,6 +82,11 @@ class Target:
         return hash(self._perdure_id)
 
 
+def entity_class(target: Target) -> Any:
+    """The class of a ref. No property: those would hide handlers of the same name."""
+    return target._perdure_type  # noqa: SLF001 - its own module
+
+
 @dataclass(frozen=True)
 class CallOptions:
     """Options of one use of a handler, query, workflow or mailbox."""
@@ -205,8 +210,8 @@ def _need_workflow(turn: TurnContext, target: Target, method: "Method[Any, Any]"
         return
     if turn.mode == "transaction":
         raise InvalidTransaction(
-            f"{turn.entity}: the block of a transaction awaited {target.entity_id}.{method.name}, while its own entities "
-            "wait for it. Await handlers of the instances that the block was given, or `.send(...)`"
+            f"{turn.entity}: the block of a transaction awaited {target.entity_id}.{method.name}, while its own "
+            "entities wait for it. Await handlers of the instances that the block was given, or `.send(...)`"
         )
     what = f"{turn.entity}: a {turn.mode} awaited {target.entity_id}.{method.name}"
     if turn.mode == "query":

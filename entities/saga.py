@@ -16,9 +16,9 @@ A step that has begun is awaited to its end even if the run is cancelled meanwhi
 known. The cancellation goes on afterwards. (A *terminated* run executes nothing any more, so nothing is undone.)
 
 What a saga cannot know, it says. A step whose outcome is unknown (a call or attempt that ran out of time) is not
-undone, for it may not have been done; an undo that fails for good is left, and the others run. Both end in `SagaFailed`,
-which names them, with the original error as its cause. So: no time limit on what must not stay unknown, and undos
-that retry (activities do, without end, by default).
+undone, for it may not have been done; an undo that fails for good is left, and the others run. Both end in
+`SagaFailed`, which names them, with the original error as its cause. So: no time limit on what must not stay
+unknown, and undos that retry (activities do, without end, by default).
 
 Unlike a transaction, others see the entities between the steps.
 """
@@ -92,9 +92,10 @@ class Saga:
 
 
 def saga() -> Saga:
-    """In a workflow: `async with saga() as s: await s.step(charge(...), undo=lambda: refund(...))`.
+    """Begin a saga, in a workflow.
 
-    If the block raises, or the run is cancelled, the steps done are undone in reverse order, durably; see the module.
+    `async with saga() as s: await s.step(charge(...), undo=lambda: refund(...))`. If the block raises, or the run is
+    cancelled, the steps done are undone in reverse order, durably; see the module.
     """
     return Saga()
 

@@ -11,7 +11,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from .calls import Target
+from .calls import Target, entity_class
 from .context import Mode, TurnContext, current
 from .definition import EntityDefinition
 from .engine.deliveries import HandlerContext
@@ -31,7 +31,7 @@ class Participant:
         """Raises EntityParked if this code cannot read the state."""
         self.id = target.entity_id
         self.held = held
-        self._definition = definition_of(target._perdure_type)
+        self._definition = definition_of(entity_class(target))
         self._asked_at = time.monotonic()
         self.instance = self._definition.load(self.id.key, held.state or None, version=held.schema_version)
         self.context = HandlerContext(self.id, "handler", self)

@@ -3,19 +3,19 @@
 ```python
 @transactional
 async def save_order(connection: AsyncConnection, order_id: str, total: int) -> None:
-    await connection.execute(text("insert into orders values (:id, :total)"), {"id": order_id, "total": total})
+    await connection.execute(text("insert into orders values (:id, :n)"), {"id": order_id, "n": total})
 ```
 
 Promises
 --------
-P7, sharpened: what such a step writes, and the fact that it was done, are one transaction. It is committed once, whatever
-crashes; an activity is executed at least once.
+P7, sharpened: what such a step writes, and the fact that it was done, are one transaction. It is committed once,
+whatever crashes; an activity is executed at least once.
 
 Protocol (`cluster/postgres/steps.py` is the implementation): an attempt opens a transaction. If a row of table `steps`
 tells that the operation was done, its result is returned and nothing runs. Else the user's code runs on that
-transaction's connection; then the attempt locks the row of its run, which must be alive, and inserts the row of the step.
-Of two attempts at once (a zombie host and its successor) the second waits for the first one's insert and then finds its
-row, so its own writes are rolled back. The row stays as long as its run, so there is no moment at which a late attempt
+transaction's connection; then the attempt locks the row of its run, which must be alive, and inserts the row of the
+step. Of two attempts at once (a zombie host and its successor) the second waits for the first one's insert and then
+finds its row, so its own writes are rolled back. The row stays as long as its run, so there is no moment at which a late attempt
 could do it again. The result reaches the run as that of any activity.
 
 It must not wait for anything but its database: it holds a connection, and its locks.
@@ -39,10 +39,14 @@ R = TypeVar("R")
 class StepAttempt(Protocol):
     """One attempt at a step, as whoever executes it sees it (`engine.activities.ActivityCall`)."""
 
-    fn: Callable[..., Any]
+    shard: int
     signature: Signature
     args: bytes
-    shard: int
+
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The step as the user wrote it."""
+        ...
 
     @property
     def info(self) -> ActivityInfo:

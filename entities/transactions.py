@@ -54,7 +54,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, TypeVarTuple, cast, get_typ
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from .calls import CallOptions, Target, check_reply, deliver, reserve_position
+from .calls import CallOptions, Target, check_reply, deliver, entity_class, reserve_position
 from .client import Caller, ambient
 from .context import TurnContext, current
 from .entity import Entity
@@ -185,7 +185,8 @@ class Transaction(Generic[T]):
             await self._scope.__aexit__(kind, error, trace)
         except TimeoutError as late:
             raise TransactionTimeout(
-                f"transaction over {self._names()}: its block took longer than {self._timeout_s:g} s; nothing was changed"
+                f"transaction over {self._names()}: its block took longer than {self._timeout_s:g} s; nothing was "
+                "changed"
             ) from late
 
     def _check_place(self) -> None:
@@ -271,7 +272,7 @@ def _targets(refs: Iterable[Any]) -> list[Target]:
             raise InvalidTransaction(f"a transaction is over refs such as Account.ref('a'), not {ref!r}")
         if ref in targets:
             raise InvalidTransaction(f"{ref.entity_id} is in the transaction twice; name each entity once")
-        if ref._perdure_type.perdure_.hosting is not None:
+        if entity_class(ref).perdure_.hosting is not None:
             raise InvalidTransaction(
                 f"{ref.entity_id} has `hosting=Dedicated(...)`; transactions over it are not possible"
             )
@@ -304,7 +305,9 @@ def transaction(
 def transaction(
     *refs: Any, timeout: timedelta | float = DEFAULT_TIMEOUT, idempotency_key: str = ""
 ) -> Transaction[Any]:
-    """Change several entities together: `async with transaction(Account.ref("a"), Account.ref("b")) as (a, b): ...`.
+    """Change several entities together.
+
+    `async with transaction(Account.ref("a"), Account.ref("b")) as (a, b): ...`
 
     Inside the block a and b are ordinary instances with their committed state; change fields, await their handlers,
     `.send` to anybody. Nobody else changes them meanwhile, and their queries wait. At the end of the block everything
@@ -312,8 +315,8 @@ def transaction(
 
     timeout: for getting the entities and running the block, together (seconds or timedelta, at most 50 s).
     idempotency_key: entering again with the key of a committed transaction raises AlreadyCommitted.
-    Raises InvalidTransaction at once; see `Transaction.__aenter__` and `__aexit__` for the rest. For a block that may be
-    run again by itself use `run_transaction` or `@atomic`.
+    Raises InvalidTransaction at once; see `Transaction.__aenter__` and `__aexit__` for the rest. For a block that may
+    be run again by itself use `run_transaction` or `@atomic`.
     """
     return Transaction(refs, timeout=timeout, idempotency_key=idempotency_key)
 

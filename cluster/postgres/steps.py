@@ -2,9 +2,11 @@
 
 The attempts run on the activities' event loop, on connections of their own: user code decides how long such a
 transaction lasts, and must not hold up commits. What is locked of ours is locked at the end, for the moment of the
-commit: the row of the run, shared, so that a run that has been terminated meanwhile is seen, and one that is about to be
-waits.
+commit: the row of the run, shared, so that a run that has been terminated meanwhile is seen, and one that is about to
+be waits.
 """
+
+# ruff: noqa: S608 - only constants and the checked name of the schema are put together
 
 import inspect
 from collections.abc import Callable

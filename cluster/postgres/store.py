@@ -1,7 +1,8 @@
 """The store port on Postgres: sessions, and what they run.
 
-`commit` has sessions of its own, and so have transactions and the directory, so that neither reads nor a fence that waits can hold back
-a commit or a lease renewal. Nothing is opened before it is needed; what breaks is opened again by the next call.
+`commit` has sessions of its own, and so have transactions and the directory, so that neither reads nor a fence that
+waits can hold back a commit or a lease renewal. Nothing is opened before it is needed; what breaks is opened again by
+the next call.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence

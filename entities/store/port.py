@@ -80,8 +80,8 @@ class EntityStore(Protocol):
         Raises HostFenced if the incarnation is not active or draining, or does not own a touched shard at the given
         epoch; WriteConflict if an entity's version is not `expected_version`, a history row's message id exists
         already, a reminder in `reminders_gone` is not there exactly so (or, if fired, is not due yet), or a taken
-        mailbox item is gone; StagedRefused if a staged statement is refused; NotStorable if the database cannot hold a value; StoreUnavailable if the database
-        failed (then look at `maybe_applied`).
+        mailbox item is gone; StagedRefused if a staged statement is refused; NotStorable if the database cannot hold a
+        value; StoreUnavailable if the database failed (then look at `maybe_applied`).
         """
         ...
 

@@ -61,7 +61,7 @@ async def hang(what: str) -> str:
 @activity(retry=ONCE)
 async def wait_for_the_gate(what: str) -> str:
     world.ran[f"began {what}"] += 1
-    while not world.gate.is_set():  # noqa: ASYNC110 - the event belongs to another loop
+    while not world.gate.is_set():
         await asyncio.sleep(0.001)
     return what
 
@@ -91,7 +91,7 @@ class Trip(Entity):
                 case "waits":
                     await condition(lambda: self.is_ready)
                 case "is under way":
-                    await trip.step(wait_for_the_gate("flight"), undo=lambda flight: release(flight))
+                    await trip.step(wait_for_the_gate("flight"), undo=release)
                     await asyncio.sleep(3600)
                 case "is unknown":
                     await trip.step(hang("flight"), undo=release, name="the flight")

@@ -127,7 +127,7 @@ async def test_every_fate_of_the_commit_leads_to_one_transfer(cluster: Lossy, st
 async def test_an_owner_that_dies_while_it_holds(cluster: Lossy, store: Store, whose: str) -> None:
     """Its successor may have answered already: the commit must be refused."""
     key = "a" if whose == "first" else "b"
-    with pytest.raises(TransactionConflict):
+    with pytest.raises(TransactionConflict):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), Purse.ref("b")) as (a, b):
             a.balance, b.balance = 0, 200
             await cluster.crash(host_of(cluster, key))
@@ -137,7 +137,7 @@ async def test_an_owner_that_dies_while_it_holds(cluster: Lossy, store: Store, w
 
 
 async def test_a_shard_that_moves_while_it_is_held(cluster: Lossy, store: Store) -> None:
-    with pytest.raises(TransactionConflict):
+    with pytest.raises(TransactionConflict):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), Purse.ref("b")) as (a, b):
             a.balance, b.balance = 0, 200
             engine = cluster.engines[host_of(cluster, "b")]
@@ -190,7 +190,10 @@ async def test_a_caller_that_dies_leaves_nothing_behind(cluster: Lossy, store: S
     a, b = await caller.__aenter__()
     caller._scope.reschedule(None)  # it is this test that goes on
     a.balance, b.balance = 0, 200
-    assert await asyncio.gather(outside(Purse.ref("a").total()), outside(Purse.ref("b").deposit(1))) == [100, 101]
+    assert [await asked for asked in (outside(Purse.ref("a").total()), outside(Purse.ref("b").deposit(1)))] == [
+        100,
+        101,
+    ]
     await eventually(lambda: not any(engine.holds.unsettled for engine in cluster.engines))
     assert [row.name for row in store.history("Purse/a")] == ["expired"]
     assert [row.name for row in store.history("Purse/b")] == ["expired", "deposit"]
@@ -203,7 +206,7 @@ async def test_holds_that_are_not_told_of_the_commit_find_it(cluster: Lossy, sto
     """The owner's query must wait until it is certain whether the transaction commits (P8)."""
     cluster.lost_answers += [Step.COMMIT]
     cluster.lost_requests += [Step.RELEASE, Step.RELEASE]
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(OutcomeUnknown):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), Purse.ref("b"), timeout=0.1) as (a, b):
             a.balance, b.balance = 0, 200
             asking = [outside(Purse.ref(key).total()) for key in "ab"]

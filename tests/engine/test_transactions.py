@@ -32,7 +32,6 @@ from .conftest import QUICK
 from .faults import FaultyStore
 from .waiting import becomes
 
-
 T = TypeVar("T")
 
 
@@ -136,7 +135,7 @@ async def test_all_of_it_is_one_commit_and_seen_at_once(cluster: LocalCluster, s
 
 
 async def test_nothing_happens_if_the_block_raises(cluster: LocalCluster, store: FaultyStore) -> None:
-    with pytest.raises(Poor):
+    with pytest.raises(Poor):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), Purse.ref("b")) as (a, b):
             await b.deposit(500)
             await b.tell("c", "leaked")
@@ -147,7 +146,7 @@ async def test_nothing_happens_if_the_block_raises(cluster: LocalCluster, store:
 
 
 async def test_a_state_that_would_not_load_is_refused(cluster: LocalCluster, store: FaultyStore) -> None:
-    with pytest.raises(StateNotSerialisable):
+    with pytest.raises(StateNotSerialisable):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), Purse.ref("b")) as (a, b):
             a.balance = "much"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
             b.balance = 0
@@ -274,7 +273,7 @@ async def test_a_run_that_waits_for_the_new_state_goes_on(cluster: LocalCluster)
 
 
 async def test_a_block_that_takes_too_long(cluster: LocalCluster) -> None:
-    with pytest.raises(TransactionTimeout, match="nothing was changed"):
+    with pytest.raises(TransactionTimeout, match="nothing was changed"):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), timeout=0.05) as (a,):
             a.balance = 0
             await asyncio.Event().wait()

@@ -6,7 +6,8 @@ transaction over all of them.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 from pydantic import Field
@@ -82,65 +83,73 @@ async def cut() -> tuple[int, int]:
         return sum(account.vault for account in accounts), sum(account.till for account in accounts)
 
 
+class Campaign:
+    """What goes on at once, and how often it did."""
+
+    def __init__(self, cluster: LocalCluster, seed: int) -> None:
+        self.cluster = cluster
+        self.rng = random.Random(seed)
+        self.done = Counter[str]()
+        self.is_over = asyncio.Event()
+
+    def pair(self) -> tuple[str, str]:
+        first, second = self.rng.sample(range(ACCOUNTS), 2)
+        return f"a{first}", f"a{second}"
+
+    async def atomically(self) -> None:
+        for _ in range(20):
+            source, target = self.pair()
+            try:
+                await move(Account.ref(source), Account.ref(target), self.rng.randrange(1, 60))
+                self.done["atomic"] += 1
+            except Poor:
+                self.done["refused"] += 1
+            except (TransactionConflict, Unavailable, OutcomeUnknown):
+                self.done["unlucky"] += 1  # for long; whatever happened is all or nothing
+
+    async def by_saga(self, number: int) -> None:
+        for again in range(6):
+            source, target = self.pair()
+            try:
+                await Transfer.ref(f"t{number}-{again}").run(source, target, self.rng.choice([5, 13, 40, 90]))
+                self.done["saga"] += 1
+            except WorkflowFailed:
+                self.done["refused"] += 1
+
+    async def look(self) -> None:
+        while not self.is_over.is_set():
+            try:
+                vaults, tills = await cut()
+            except (TransactionConflict, Unavailable):
+                continue
+            assert vaults == ACCOUNTS * EACH
+            assert tills <= ACCOUNTS * EACH  # a saga's money can be on its way
+            self.done["cuts"] += 1
+
+    async def crash(self) -> None:
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            await self.cluster.crash(self.rng.randrange(len(self.cluster.engines)))
+            await self.cluster.add_host()
+            await self.cluster.balance()
+            self.done["crashes"] += 1
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_money_is_conserved(seed: int) -> None:
-    rng = random.Random(seed)
-    done = {"atomic": 0, "saga": 0, "refused": 0, "cuts": 0, "crashes": 0}
-    store = MemoryStore(shards=32)
     settings = EngineSettings(mail_poll_s=0.05)
+    store = MemoryStore(shards=32)
     async with LocalCluster([Account, Transfer], store=store, hosts=4, settings=settings) as cluster:
-        is_over = asyncio.Event()
-
-        def pair() -> tuple[str, str]:
-            first, second = rng.sample(range(ACCOUNTS), 2)
-            return f"a{first}", f"a{second}"
-
-        async def atomically() -> None:
-            for _ in range(20):
-                source, target = pair()
-                try:
-                    await move(Account.ref(source), Account.ref(target), rng.randrange(1, 60))
-                    done["atomic"] += 1
-                except Poor:
-                    done["refused"] += 1
-                except (TransactionConflict, Unavailable, OutcomeUnknown):
-                    pass  # it was unlucky for long; whatever happened is all or nothing
-
-        async def by_saga(number: int) -> None:
-            for round_number in range(6):
-                source, target = pair()
-                try:
-                    await Transfer.ref(f"t{number}-{round_number}").run(source, target, rng.choice([5, 13, 40, 90]))
-                    done["saga"] += 1
-                except WorkflowFailed:
-                    done["refused"] += 1
-
-        async def look() -> None:
-            while not is_over.is_set():
-                try:
-                    vaults, tills = await cut()
-                except (TransactionConflict, Unavailable):
-                    continue
-                assert vaults == ACCOUNTS * EACH
-                assert tills <= ACCOUNTS * EACH  # a saga's money can be on its way
-                done["cuts"] += 1
-
-        async def crash() -> None:
-            for _ in range(8):
-                await asyncio.sleep(0.05)
-                await cluster.crash(rng.randrange(len(cluster.engines)))
-                await cluster.add_host()
-                await cluster.balance()
-                done["crashes"] += 1
-
-        looking, crashing = asyncio.create_task(look()), asyncio.create_task(crash())
-        await asyncio.gather(*(atomically() for _ in range(16)), *(by_saga(number) for number in range(16)))
+        this = Campaign(cluster, seed)
+        looking, crashing = asyncio.create_task(this.look()), asyncio.create_task(this.crash())
+        await asyncio.gather(*(this.atomically() for _ in range(16)), *(this.by_saga(number) for number in range(16)))
         await crashing
-        is_over.set()
+        this.is_over.set()
         await looking
         await cluster.drained()
-        print(f"seed {seed}: {done}")
+        print(f"seed {seed}: {dict(this.done)}")  # noqa: T201 - shown if it fails
         assert await _settles(cut) == (ACCOUNTS * EACH, ACCOUNTS * EACH)
+    done = this.done
     assert done["crashes"] == 8
     assert done["cuts"] >= 2
     assert done["atomic"] > 100
@@ -148,9 +157,9 @@ async def test_money_is_conserved(seed: int) -> None:
     assert done["refused"] > 5
 
 
-async def _settles(ask: Callable[[], object]) -> object:
+async def _settles(ask: Callable[[], Awaitable[object]]) -> object:
     """Every saga has ended by now: two cuts that agree."""
     before: object = None
-    while (now := await ask()) != before:  # type: ignore[misc]
+    while (now := await ask()) != before:
         before = now
     return now

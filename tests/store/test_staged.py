@@ -133,6 +133,8 @@ async def test_a_reminded_turn_becomes_a_dead_letter(dsn: str, namespace: str) -
     with pytest.raises(StagedSqlFailed):  # it was not acknowledged yet
         await Shop.ref("s").bad_sql.send()
     await Shop.ref("s").remember()
+    letters: list[Any] = []
+    left: list[Any] = []
     for _ in range(200):
         with psycopg.connect(dsn) as connection:
             letters = connection.execute(f"select error->>'code' from {namespace}.dead_letters".encode()).fetchall()

@@ -42,7 +42,7 @@ class World:
     is_open: bool = True
 
     async def pass_gate(self) -> None:
-        while not self.is_open:  # noqa: ASYNC110 - set by another thread's loop
+        while not self.is_open:
             self.is_waiting = True
             await asyncio.sleep(0.002)
 
@@ -123,9 +123,11 @@ async def shop(server: EmbeddedPostgres, namespace: str) -> AsyncIterator[Shop]:
     with psycopg.connect(server.dsn) as connection:
         connection.execute("drop table if exists orders")
         connection.execute("create table orders (id text, total int)")
-    async with PostgresStore(SessionSettings(dsn=server.dsn), namespace=namespace) as store:
-        async with LocalCluster([Order], store=store, hosts=2, steps=lambda: open_steps(server, namespace)) as cluster:
-            yield Shop(cluster, server.dsn, namespace)
+    async with (
+        PostgresStore(SessionSettings(dsn=server.dsn), namespace=namespace) as store,
+        LocalCluster([Order], store=store, hosts=2, steps=lambda: open_steps(server, namespace)) as cluster,
+    ):
+        yield Shop(cluster, server.dsn, namespace)
 
 
 async def test_rows_and_result_are_committed_together(shop: Shop) -> None:
@@ -223,5 +225,5 @@ async def _take_over(shop: Shop, zombie: Any) -> None:
 
 async def _until(predicate: Any) -> None:
     async with asyncio.timeout(10):
-        while not predicate():  # noqa: ASYNC110 - what is awaited happens in other threads
+        while not predicate():
             await asyncio.sleep(0.005)
