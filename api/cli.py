@@ -72,6 +72,56 @@ def dev(
     _guarded(work, debug=debug)
 
 
+@app.command()
+def check(
+    module: Annotated[str, typer.Argument(help="Module with entity classes.")],
+    *,
+    lock: Annotated[Path, typer.Option(help="The lock file, to be committed.")] = Path("perdure.schemas.json"),
+    write: Annotated[bool, typer.Option("--write", help="Write the present schemas into it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --write: even if stored states would not fit.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Whether stored states fit this code: fails if a state's schema changed without a version and an upgrade.
+
+    Example: perdure check shop.entities --write
+    """
+
+    def work() -> None:
+        from .changes import check_module  # noqa: PLC0415 - as above
+
+        check_module(module, lock, write=write, force=force, say=_say)
+
+    _guarded(work, debug=debug)
+
+
+@app.command()
+def replay(
+    module: Annotated[str, typer.Argument(help="Module with entity classes.")],
+    *,
+    file: Annotated[Path | None, typer.Option(help="Read an export instead of the database.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write what was read there, for tests.")] = None,
+    type_name: Annotated[str, typer.Option("--type", help="Only entities of this type.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many entities.")] = 1_000,
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    debug: Debug = False,
+) -> None:
+    """Whether live runs fit this code: replays their journals, executing nothing. Reads only.
+
+    Example: perdure replay shop.entities --dsn postgresql://… --type Order
+    """
+
+    def work() -> None:
+        from .changes import Recorded, replay_module  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        address = "" if file is not None else _needed(settings)
+        source = Recorded(file, address, settings.namespace, type_name, limit)
+        replay_module(module, source, export=export, say=_say)
+
+    _guarded(work, debug=debug)
+
+
 @db.command("upgrade")
 def db_upgrade(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL of a new namespace instead.")] = False,

@@ -13,6 +13,7 @@ from .harness import Options
 from .verdict import Verdict
 
 CAMPAIGNS = {
+    "approvals": "2,000 workflows wait for a decision while everything is killed and started again",
     "orders": "SIGKILL of hosts, supervisor, gateway and Postgres while food is delivered",
     "zombie": "a host stopped for longer than its lease, then continued",
     "counters": "1,000 counters, 200 callers, a host killed every 5 s",
@@ -20,6 +21,7 @@ CAMPAIGNS = {
     "dedicated": "an entity in a Ray actor of its own, killed",
     "transfers": "64 transfers at a time, by transaction and by saga, while hosts are killed",
     "exactly-once-messages": "numbered messages from entity to entity while hosts are killed",
+    "programs": "random asyncio programs, evicted and crashed at random (no Ray, no Postgres)",
 }
 LIMIT_S = 1_800.0
 

@@ -4,7 +4,7 @@ import os
 
 from pydantic import BaseModel
 
-from perdure.entities import Dedicated, Entity, handler, query
+from perdure.entities import Dedicated, Entity, Mailbox, handler, query, workflow
 
 
 class Counter(Entity):
@@ -127,6 +127,42 @@ class Sink(Entity):
     @query
     async def intake(self) -> Intake:
         return Intake(last=self.last, wrong=self.wrong)
+
+
+class Ruling(BaseModel):
+    """A decision on an approval."""
+
+    is_approved: bool
+    by: str
+
+
+class Approval(Entity):
+    """Waits for its decision, however long that takes."""
+
+    status: str = "waiting"
+    decision = Mailbox(Ruling)
+
+    @workflow
+    async def run(self, request: str, clerks: int) -> str:
+        ruling = await self.decision.receive()
+        self.status = f"{request} {'approved' if ruling.is_approved else 'rejected'} by {ruling.by}"
+        clerk = Clerk.ref(f"clerk-{int(self.key[1:]) % clerks}")
+        await clerk.process.send(self.key, ruling.by)
+        return ruling.by
+
+
+class Clerk(Entity):
+    """Writes down every decision that reaches it."""
+
+    decisions: list[str] = []
+
+    @handler
+    async def process(self, approval: str, by: str) -> None:
+        self.decisions.append(f"{approval}: {by}")
+
+    @query
+    async def processed(self) -> list[str]:
+        return self.decisions
 
 
 def note_number(last: dict[str, int], wrong: list[str], source: str, number: int) -> None:

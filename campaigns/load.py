@@ -1,6 +1,7 @@
 """Calling entities from this process while things break: what was acknowledged, what is unknown, what was refused."""
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -55,3 +56,14 @@ class Tally:
     def __str__(self) -> str:
         parts = [f"{came.value} {count}" for came, count in self.count.items()]
         return ", ".join(parts) + (f" ({self.errors})" if self.errors else "")
+
+
+async def limited(calls: Iterable[Awaitable[object]], at_once: int) -> None:
+    """Await all of them, so many at a time; the first error ends it."""
+    slots = asyncio.Semaphore(at_once)
+
+    async def one(call: Awaitable[object]) -> None:
+        async with slots:
+            await call
+
+    await asyncio.gather(*(one(call) for call in calls))

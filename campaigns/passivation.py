@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from .audit import audit_chains, audit_leftovers
 from .entities import Note
 from .harness import Options, Scene, open_scene
+from .load import limited
 from .processes import rss_mb
 from .verdict import Verdict
 
@@ -54,7 +55,7 @@ async def run(options: Options, *, entities: int = ENTITIES) -> Verdict:
                 wrong.append(key)
 
         began = time.monotonic()
-        await _limited(read(f"note-{number}") for number in range(entities))
+        await limited((read(f"note-{number}") for number in range(entities)), AT_ONCE)
         verdict.figure("woken per second", round(entities / (time.monotonic() - began)))
         verdict.none_of("each answers its next call with its state", wrong, f"{entities} entities")
         await _until_empty(scene)
@@ -79,17 +80,7 @@ def _text(key: str) -> str:
 
 
 async def _all(keys: Iterable[str]) -> None:
-    await _limited(Note.ref(key).write(_text(key)) for key in keys)
-
-
-async def _limited(calls: Iterable[Awaitable[None]]) -> None:
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def one(call: Awaitable[None]) -> None:
-        async with slots:
-            await call
-
-    await asyncio.gather(*(one(call) for call in calls))
+    await limited((Note.ref(key).write(_text(key)) for key in keys), AT_ONCE)
 
 
 def _memory(pids: Sequence[int]) -> list[float]:

@@ -1,6 +1,7 @@
 """Perdure's programming model: everything that user code imports."""
 
 from .activity import ActivityInfo, activity, activity_info
+from .change import deprecate_patch, patched, upgrade
 from .definition import Registry
 from .descriptors import Mailbox, handler, query, workflow
 from .durable import cancel_reminder, condition, now, random, remind, uuid4
@@ -26,6 +27,7 @@ from .errors import (
     InvalidReminder,
     InvalidStatement,
     InvalidTransaction,
+    JournalTooLong,
     NoSuchRun,
     NotConnected,
     NotDurable,
@@ -83,6 +85,7 @@ __all__ = [
     "InvalidReminder",
     "InvalidStatement",
     "InvalidTransaction",
+    "JournalTooLong",
     "Mailbox",
     "NoSuchRun",
     "NotConnected",
@@ -117,8 +120,10 @@ __all__ = [
     "atomic",
     "cancel_reminder",
     "condition",
+    "deprecate_patch",
     "handler",
     "now",
+    "patched",
     "query",
     "random",
     "remind",
@@ -127,6 +132,7 @@ __all__ = [
     "stage",
     "transaction",
     "transactional",
+    "upgrade",
     "uuid4",
     "workflow",
 ]

@@ -6,7 +6,7 @@ Effects are *recorded* by these methods and performed only when the turn's commi
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, runtime_checkable
 
 from .ids import EntityId
 from .messages import Kind
@@ -25,6 +25,8 @@ class TurnContext(Protocol):
 
     entity: EntityId
     mode: Mode
+    is_closed: bool
+    """The turn has ended: its code may change nothing any more."""
 
     def now_us(self) -> int:
         """Time in microseconds since the epoch; repeatable in a workflow."""
@@ -81,6 +83,14 @@ class TurnContext(Protocol):
 
     async def condition(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate()` is true of the entity's state."""
+        ...
+
+    def patched(self, patch_id: str) -> bool:
+        """Whether this run takes the new branch of this patch."""
+        ...
+
+    def continue_as_new(self, workflow: str, args: bytes) -> NoReturn:
+        """End this run's journal and begin again with these arguments: raises ContinueAsNew."""
         ...
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from .change import Upgrade, Upgrades
 from .descriptors import Handler, Mailbox, Method, Query, Workflow
 from .entity import Entity
 from .errors import DefinitionError, EntityParked, StateNotSerialisable, UnknownHandler, UnknownType
@@ -42,6 +43,7 @@ class EntityDefinition:
         self.queries: dict[str, Query[Any, Any]] = {}
         self.workflows: dict[str, Workflow[Any, Any]] = {}
         self.mailboxes: dict[str, Mailbox[Any]] = {}
+        upgrades: list[Upgrade] = []
         for name in dir(cls):
             member = inspect.getattr_static(cls, name, None)
             match member:
@@ -53,10 +55,13 @@ class EntityDefinition:
                     self.workflows[name] = member
                 case Mailbox():
                     self.mailboxes[name] = member
+                case Upgrade():
+                    upgrades.append(member)
                 case _:
                     continue
             if isinstance(member, Method):
                 member.signature.compile()
+        self.upgrades = Upgrades(self.name, self.version, upgrades)
         self.suspending = {name for name, method in (self.handlers | self.queries).items() if can_suspend(method.fn)}
         self._validate_json = cls.__pydantic_validator__.validate_json
         self._to_json = cls.__pydantic_serializer__.to_json
@@ -101,17 +106,14 @@ class EntityDefinition:
             raise StateNotSerialisable(f"{self.name}/{key}: the state after the turn is invalid: {text}") from None
 
     def load(self, key: str, data: bytes | None, *, version: int | None = None) -> Entity:
-        """An instance from stored state (None: default state).
+        """An instance from stored state (None: default state). `version`: schema version of `data`, if not the present.
 
-        Raises EntityParked if the bytes do not fit the class.
+        Raises EntityParked if the bytes do not fit the class, or cannot be upgraded to it.
         """
         if data is None:
             return self.new(key)
-        if version is not None and version > self.version:
-            raise EntityParked(
-                f"{self.name}/{key}: its state was written by schema version {version}, this code knows "
-                f"{self.version}; deploy the newer code. Nothing was changed"
-            )
+        if version is not None and version != self.version:
+            data = self.upgrades.apply(key, data, version)
         try:
             entity: Entity = self._validate_json(data)
         except ValidationError as error:
@@ -120,9 +122,9 @@ class EntityDefinition:
         vars(entity)["key"] = key  # the field is frozen for users
         return entity
 
-    def replace_fields(self, entity: Entity, data: bytes) -> None:
+    def replace_fields(self, entity: Entity, data: bytes, *, version: int | None = None) -> None:
         """Give `entity` the state `data` as fresh values: nothing that user code kept aliases them."""
-        fresh = self.load(entity.key, data)
+        fresh = self.load(entity.key, data, version=version)
         object.__setattr__(entity, "__dict__", fresh.__dict__)
         object.__setattr__(entity, "__pydantic_fields_set__", fresh.__pydantic_fields_set__)
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -199,6 +199,22 @@ class BoundWorkflow(Generic[P, R]):
         With equal input this is the same run, also after it has ended. Raises AlreadyStarted for other input.
         """
         return await send(Target.of(self.target), Kind.START, self.method, args, kwargs, self.options_)
+
+    async def continue_as_new(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        """In this very workflow: end the run's journal here and begin the run again with these arguments.
+
+        The end and the new beginning are one commit. State, mailbox items and everybody who waits for the result stay;
+        what the run still waits for is withdrawn as at any end of a run (timers and activities cancelled, answers of
+        calls ignored). Await it in the workflow's own body, not in a task of it.
+        Raises NotInWorkflow elsewhere, InvalidArguments.
+        """
+        turn = current.get()
+        if turn is None or isinstance(self.target, Target):
+            raise NotInWorkflow(
+                f"{self.method.name}.continue_as_new() works only in a running workflow, as "
+                f"`await self.{self.method.name}.continue_as_new(...)`"
+            )
+        turn.continue_as_new(self.method.name, self.method.signature.dump_arguments(args, kwargs))
 
     async def result(self, timeout: timedelta | float | None = None) -> R:
         """Wait for the run's result. Raises WorkflowFailed (or a subclass), NoSuchRun, CallTimeout."""

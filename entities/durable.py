@@ -1,6 +1,5 @@
 """Free functions of user code inside turns: time, chance, reminders, conditions."""
 
-import asyncio
 import datetime as dt
 import random as random_module
 import uuid as uuid_module
@@ -11,6 +10,7 @@ from .calls import Target
 from .context import TurnContext, current
 from .descriptors import BoundHandler
 from .errors import InvalidReminder, NotInWorkflow, ReadOnlyViolation
+from .time_limit import TimeLimit
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 REMINDER_NAME_MAX = 200
@@ -52,7 +52,7 @@ async def condition(predicate: Callable[[], bool], *, timeout: dt.timedelta | fl
         return True
     seconds = timeout.total_seconds() if isinstance(timeout, dt.timedelta) else float(timeout)
     try:
-        async with asyncio.timeout(seconds):
+        async with TimeLimit(seconds):
             await turn.condition(predicate)
     except TimeoutError:
         return False

@@ -7,10 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from .calls import Target
+from .change import Upgrade
+from .context import current
 from .descriptors import Handler, Mailbox, Method, Query, Workflow
-from .errors import DefinitionError
+from .errors import DefinitionError, DurableAwaitInHandler
 from .hosting import Dedicated
 from .ids import EntityId, check_key
+from .repeatable import check_repeatable, warn_of_stale_reads
 from .signature import where
 
 RESERVED = ("key", "ref")
@@ -33,10 +36,10 @@ class Entity(BaseModel):
 
     Class keywords: `hosting=Dedicated(...)` gives each active instance a Ray actor of its own; `name="..."` sets the
     stored type name (default: the class's name), so that a class can be renamed; `version=N` is the state's schema
-    version. Definition mistakes raise DefinitionError at import, naming file, line and the fix.
+    version (see `@upgrade`). Definition mistakes raise DefinitionError at import, naming file, line and the fix.
     """
 
-    model_config = ConfigDict(ignored_types=(Handler, Query, Workflow, Mailbox), extra="ignore")
+    model_config = ConfigDict(ignored_types=(Handler, Query, Workflow, Mailbox, Upgrade), extra="ignore")
 
     key: str = Field(default="", exclude=True, frozen=True)
     """The entity's key. Not part of the stored state."""
@@ -63,6 +66,17 @@ class Entity(BaseModel):
         ) -> None:
             super().__pydantic_init_subclass__(**kwargs)
             check_class(cls)
+
+    if not TYPE_CHECKING:  # or every misspelt field would be legal
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            turn = current.get()
+            if turn is not None and turn.is_closed:
+                raise DurableAwaitInHandler(
+                    f"{turn.entity}: the turn has ended; a task that outlives its handler cannot set `{name}`. Await "
+                    "the task in the handler, or make it a @workflow"
+                )
+            super().__setattr__(name, value)
 
     @classmethod
     def ref(cls, key: str) -> Self:
@@ -109,6 +123,9 @@ def check_class(cls: type[Entity]) -> None:
     for member_name, member in vars(cls).items():
         if isinstance(member, Method | Mailbox):
             _check_member(place, member_name, member)
+        if isinstance(member, Workflow):
+            check_repeatable(cls, member_name, member.fn)
+            warn_of_stale_reads(cls, member_name, member.fn, cls.model_fields)
     for base in cls.__mro__[1:]:
         for member_name, member in vars(base).items():
             if isinstance(member, Method):

@@ -319,6 +319,12 @@ class WorkflowCancelled(WorkflowFailed):
     code = "workflow_cancelled"
 
 
+class JournalTooLong(WorkflowFailed):
+    """The run's journal reached its limit; the run was ended. Use `continue_as_new` long before."""
+
+    code = "journal_too_long"
+
+
 class WorkflowTerminated(WorkflowFailed):
     """The workflow was terminated by an operator."""
 
@@ -396,6 +402,14 @@ class StartRefused(PerdureError):
 
 class Stop(BaseException):
     """Base of signals from the engine to the code it runs."""
+
+
+class ContinueAsNew(Stop):
+    """Raised by `continue_as_new`: ends the run's journal; the run begins again with these arguments (JSON)."""
+
+    def __init__(self, args: bytes) -> None:
+        super().__init__("this run begins again with new arguments")
+        self.arguments = args
 
 
 class RunEvicted(Stop):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Token
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 from .calls import Target, entity_class
 from .context import Mode, TurnContext, current
@@ -60,9 +60,11 @@ class BlockContext:
     def __init__(self, participants: list[Participant]) -> None:
         self._participants = participants
         self.entity: EntityId = participants[0].id
+        self.is_closed = False
 
     def close(self) -> None:
-        """The block has ended: a task that outlives it can neither send nor remind."""
+        """The block has ended: a task that outlives it can neither send nor remind, nor set fields."""
+        self.is_closed = True
         for participant in self._participants:
             participant.context.is_closed = True
 
@@ -115,6 +117,12 @@ class BlockContext:
 
     async def condition(self, predicate: Callable[[], bool]) -> None:
         raise self._refused("waiting for a condition")
+
+    def patched(self, patch_id: str) -> bool:
+        raise self._refused(f"patched({patch_id!r}): patches are for workflows")
+
+    def continue_as_new(self, workflow: str, args: bytes) -> NoReturn:
+        raise self._refused(f"continue_as_new of {workflow}")
 
     def _refused(self, what: str) -> InvalidTransaction:
         return InvalidTransaction(

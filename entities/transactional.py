@@ -15,8 +15,8 @@ Protocol (`cluster/postgres/steps.py` is the implementation): an attempt opens a
 tells that the operation was done, its result is returned and nothing runs. Else the user's code runs on that
 transaction's connection; then the attempt locks the row of its run, which must be alive, and inserts the row of the
 step. Of two attempts at once (a zombie host and its successor) the second waits for the first one's insert and then
-finds its row, so its own writes are rolled back. The row stays as long as its run, so there is no moment at which a late attempt
-could do it again. The result reaches the run as that of any activity.
+finds its row, so its own writes are rolled back. The row stays as long as its run, so there is no moment at which a
+late attempt could do it again. The result reaches the run as that of any activity.
 
 It must not wait for anything but its database: it holds a connection, and its locks.
 """

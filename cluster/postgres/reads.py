@@ -95,6 +95,12 @@ select m.type, m.key from unnest($1::int4[]) as u (shard) cross join lateral (
 ) m
 order by m.type, m.key limit $4::int8"""
 
+_LIVE_RUNS = """
+select distinct t.type, t.key from {s}.runs t
+where t.status in ('running', 'parked') and ($1::text = '' or t.type = $1::text)
+    and (t.type, t.key) > ($2::text collate "C", $3::text collate "C")
+order by t.type, t.key limit $4::int8"""
+
 _RUN_OF = f"""
 select {_RUN} from {{s}}.runs t
 where t.shard = $1::int4 and t.type = $2::text and t.key = $3::text and t.workflow = $4::text"""
@@ -167,6 +173,13 @@ class Reader:
     ) -> list[EntityId]:
         first = after or EntityId("", "")
         (rows,) = await session.transact([(self._sql(_IN_FLIGHT), (int4s(sorted(set(shards))), *first, limit))])
+        return [EntityId(*row) for row in rows]
+
+    async def with_live_runs(
+        self, session: Session, type_name: str, *, after: EntityId | None, limit: int
+    ) -> list[EntityId]:
+        first = after or EntityId("", "")
+        (rows,) = await session.transact([(self._sql(_LIVE_RUNS), (type_name, *first, limit))])
         return [EntityId(*row) for row in rows]
 
     async def run(self, session: Session, entity: EntityId, workflow: str) -> RunRow | None:

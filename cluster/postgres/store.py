@@ -114,6 +114,10 @@ class PostgresStore:
         reader = await self._reader()
         return await self._read(lambda session: reader.run(session, entity, workflow))
 
+    async def with_live_runs(self, type_name: str, *, after: EntityId | None, limit: int) -> list[EntityId]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.with_live_runs(session, type_name, after=after, limit=limit))
+
     async def park(self, entity: EntityId, reason: str) -> None:
         address = (shard_of(*entity, await self.shard_count()), *entity)
         statement = self._of(_PARK, *address, reason) if reason else self._of(_UNPARK, *address)

@@ -30,12 +30,14 @@ from ..store.rows import (
 )
 from .deliveries import (
     ActivityDone,
+    Begin,
     CheckConditions,
     Delivery,
     Fire,
     Item,
     refused,
 )
+from .journal import Event, EventKind
 from .turns.holding import EntityHold, HoldDelivery, Holding
 from .turns.record import NULL
 
@@ -178,6 +180,9 @@ class Activation(Holding):
                 self._resume_operation(item, address, item.event)
             case Fire():
                 self._fire(item)
+            case Begin():
+                if self.runs.get(item.run.row.workflow) is item.run:
+                    self._resume(item.run, [Event(EventKind.START)], item)
             case CheckConditions():
                 if self.runs.get(item.run.row.workflow) is item.run:
                     events = item.run.true_conditions()

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..context import Mode
 from ..errors import (
     DurableAwaitInHandler,
     ErrorBody,
     HandlerFailed,
+    JournalTooLong,
     PerdureError,
     ReadOnlyViolation,
     WorkflowCancelled,
@@ -99,7 +100,16 @@ class CheckConditions:
         self.run = run
 
 
-Item = Delivery | ActivityDone | Fire | CheckConditions
+class Begin:
+    """A run that continues as new has its turn to begin."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: "Run") -> None:
+        self.run = run
+
+
+Item = Delivery | ActivityDone | Fire | CheckConditions | Begin
 
 
 class HandlerContext:
@@ -169,6 +179,12 @@ class HandlerContext:
     async def condition(self, predicate: Callable[[], bool]) -> None:
         raise self._needs_workflow("waited for a condition")
 
+    def patched(self, patch_id: str) -> bool:
+        raise self._needs_workflow(f"asked for the patch {patch_id}")
+
+    def continue_as_new(self, workflow: str, args: bytes) -> NoReturn:
+        raise self._needs_workflow(f"tried to continue {workflow} as new")
+
     def _needs_workflow(self, what: str) -> DurableAwaitInHandler:
         return DurableAwaitInHandler(f"{self.entity}: a {self.mode} {what}; only a @workflow can wait durably")
 
@@ -192,6 +208,8 @@ def workflow_error(what: str, error: BaseException, *, is_cancelled: bool) -> Er
     """What a caller sees of a run that did not complete."""
     if is_cancelled:
         return WorkflowCancelled(f"{what} was cancelled", error_type="CancelledError").body()
+    if isinstance(error, JournalTooLong):
+        return error.body()
     inner = error_body(error)
     name = inner.type or type(error).__name__
     return ErrorBody(

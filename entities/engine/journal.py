@@ -46,6 +46,10 @@ class OperationKind(StrEnum):
     CALL = "call"
     SEND = "send"
     REMIND = "remind"
+    CONTINUE = "continue_as_new"
+    """The last one of a journal: the run goes on in another."""
+    PATCH = "patch"
+    """A marker, number -1: the run has taken the new branch of this patch."""
 
 
 class Scheduled(msgspec.Struct, frozen=True, array_like=True):
@@ -56,7 +60,8 @@ class Scheduled(msgspec.Struct, frozen=True, array_like=True):
     name: str
 
     def __str__(self) -> str:
-        return f"#{self.number} {self.kind} {self.name}".rstrip()
+        number = f"#{self.number} " if self.number >= 0 else ""
+        return f"{number}{self.kind} {self.name}".rstrip()
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
@@ -68,7 +73,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
     detached: bool = False
     """Another turn of the entity ran since the run's last resume: its fields are fresh copies from here on."""
     state: msgspec.Raw = msgspec.Raw(b"")
-    """State as of this resume, if it differs from what the run saw last (empty: it does not)."""
+    """State as of this resume: of the first one, and where it differs from what the run saw last."""
+    schema: int = 1
+    """Schema version of `state`."""
 
 
 class ReplayMismatch(Exception):

@@ -5,19 +5,27 @@ host's loop (never from inside a task: Python 3.14 refuses nested current tasks)
 they were scheduled; time stands still during a step; `call_at` is a durable timer operation of the run. So plain
 asyncio code (sleep, gather, wait, timeout, TaskGroup, Event, Lock, Queue) is durable and repeatable.
 
-What cannot be durable (sockets, threads, subprocesses) raises NotDurable, naming the alternative.
+What cannot be durable (sockets, threads, subprocesses) raises NotDurable, naming the alternative, and so does what
+asyncio itself begins in the order of addresses in memory (`as_completed` with bare coroutines).
+
+An async generator that the code leaves early is closed by a task of this loop, in the step in which the last reference
+to it goes. One that hangs in a cycle of references is never closed: when the garbage collector comes is not repeatable.
 """
 
 import asyncio
 import contextvars
 import logging
+import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Protocol
 
 from ..errors import NotDurable
 
 log = logging.getLogger("perdure.workflow")
+
+_AS_COMPLETED = ("as_completed", "_AsCompletedIterator")
+"""Where `asyncio.as_completed` begins what it is given: until Python 3.12, and from 3.13 on."""
 
 STEP_CALLBACKS_MAX = 1_000_000
 """Callbacks in one step: a run that goes on longer without waiting for anything spins for ever."""
@@ -76,6 +84,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """Run everything that is ready, and what that makes ready, until the code waits. Raises SpinningWorkflow."""
         outer = asyncio._get_running_loop()  # noqa: SLF001 - the documented hook for nesting loops
         asyncio._set_running_loop(self)  # noqa: SLF001
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._close_generator)
         ready = self._ready
         count = 0
         try:
@@ -93,7 +103,13 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         "does it loop on `await asyncio.sleep(0)`?"
                     )
         finally:
+            sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)  # noqa: SLF001
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """The code has dropped an async generator that it had not exhausted."""
+        if not self._closed and asyncio._get_running_loop() is self:  # noqa: SLF001 - as above
+            self.create_task(generator.aclose())
 
     def shut(self) -> None:
         """Close every unfinished coroutine (their `finally` blocks run; operations are refused there)."""
@@ -155,6 +171,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         kwargs.pop("eager_start", None)
+        if sys._getframe(1).f_code.co_name.endswith("ensure_future"):  # noqa: SLF001 - nothing else tells who asks
+            _check_order(coro)
         self._place += 1
         task = WorkflowTask(coro, place=self._place, loop=self, **kwargs)
         # Kept here: asyncio itself holds tasks weakly, and a collected task would silently end.
@@ -220,6 +238,20 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def add_signal_handler(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         raise _not_durable("a signal handler")
+
+
+def _check_order(coro: Coroutine[Any, Any, Any]) -> None:
+    frame = sys._getframe(2)  # noqa: SLF001 - nothing else tells who asks
+    for _ in range(4):
+        if frame.f_code.co_qualname.startswith(_AS_COMPLETED) and frame.f_globals.get("__name__") == "asyncio.tasks":
+            coro.close()
+            raise NotDurable(
+                "asyncio.as_completed() begins bare coroutines in an order that differs each time the run is rebuilt; "
+                "give it tasks: as_completed([asyncio.create_task(one) for one in ...])"
+            )
+        if frame.f_back is None:
+            return
+        frame = frame.f_back
 
 
 def _not_durable(what: str) -> NotDurable:

@@ -7,9 +7,9 @@ with recorded entries and drops what is asked for, comparing it with the record.
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from zlib import crc32
 
 import msgspec
@@ -18,8 +18,10 @@ from ..context import Mode, current
 from ..errors import (
     CallCycle,
     CallTimeout,
+    ContinueAsNew,
     ErrorBody,
     InvalidArguments,
+    NotInWorkflow,
     PerdureError,
     RunEvicted,
     error_body,
@@ -29,6 +31,8 @@ from ..errors import (
 from ..ids import EntityId
 from ..messages import Kind, OperationAddress, decode_error, encode_json
 from ..store.rows import RunRow
+from ..time_limit import TimeLimit
+from . import guard
 from .effects import Effects
 from .journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, Scheduled
 from .loop import WorkflowLoop, WorkflowTimer
@@ -91,8 +95,11 @@ class Run:
     """A run in memory. `row` is its stored description."""
 
     mode: Mode = "workflow"
+    is_closed = False
+    """Never, for the state: what the code of a run sets while it leaves memory is undone (see `close`)."""
 
     def __init__(self, definition: "EntityDefinition", state: "Entity", entity: EntityId, row: RunRow) -> None:
+        guard.install()
         self.entity = entity
         self.row = row
         self.pending: dict[int, Operation] = {}
@@ -101,6 +108,9 @@ class Run:
         self.withdrawn: list[Operation] = []
         self.effects = Effects()
         self.entries = 0
+        self.journal_bytes = 0
+        self.is_warned = False
+        """Its long journal has been logged."""
         self.next_number = 0
         self.last_turn = -1
         """Serial of the last turn of the entity that was this run's."""
@@ -109,6 +119,8 @@ class Run:
         self.cancel_requested = False
         self._is_closed = False
         self._is_replaying = False
+        self._patches: dict[str, bool] = {}
+        """Patches whose branch is decided, and how."""
         self._random = Random(row.run_id)  # noqa: S311 - repeatable chance is the point
         self._loop = WorkflowLoop(self, crc32(row.run_id.encode()))  # type: ignore[abstract]  # all that asyncio itself needs is there
         self._method = definition.workflows[row.workflow]
@@ -147,6 +159,8 @@ class Run:
                     context=self._context,
                     name=f"{self.entity}.{self.row.workflow}",
                 )
+                if self.cancel_requested:  # before it had begun (a run that continues as new has a turn to begin)
+                    self._main.cancel()
             case EventKind.CANCEL:
                 self.cancel_requested = True
                 if self._main is not None:
@@ -218,24 +232,26 @@ class Run:
         """Operations that wait for a mailbox item, in order."""
         return [op for op in self.pending.values() if op.kind is OperationKind.RECEIVE]
 
-    def replay(self, entries: Iterable[Entry], replace_fields: Callable[[bytes | None], None]) -> None:
+    def replay(self, entries: Sequence[Entry], replace_fields: Callable[[bytes | None, int], None]) -> None:
         """Rebuild the coroutine from its journal, executing nothing.
 
-        `replace_fields(state)` gives the entity fresh fields (None: fresh copies of its present ones).
+        `replace_fields(state, schema version)` gives the entity fresh fields (None: fresh copies of its present ones).
         Raises ReplayMismatch if the code asks for something else than was recorded.
         """
         self._is_replaying = True
+        recorded = {op.name for entry in entries for op in entry.operations if op.kind is OperationKind.PATCH}
+        self._patches = dict.fromkeys(recorded, True)
         for entry in entries:
             if self.ended:
                 raise ReplayMismatch(f"a resume by {_names(entry.events)}", "the workflow to have ended", self.entries)
             if entry.state:
-                replace_fields(bytes(entry.state))
+                replace_fields(bytes(entry.state), entry.schema)
             elif entry.detached:
-                replace_fields(None)
+                replace_fields(None, 0)
             self.begin(entry.now_us)
             for event in entry.events:
                 self.apply(event)
-            if self.asked != entry.operations:
+            if self.asked != entry.operations and _numbered(self.asked) != _numbered(entry.operations):
                 raise _difference(entry.operations, self.asked, self.entries)
             self.entries += 1
         self._is_replaying = False
@@ -260,6 +276,21 @@ class Run:
             return self._method.signature.dump_result(self._main.result()), None
         except PerdureError as problem:
             return None, problem
+
+    def continuation(self) -> bytes | None:
+        """Arguments with which the ended run begins again, if it has asked for that."""
+        if self._main is None or self._main.cancelled():
+            return None
+        error = self._main.exception()
+        # A task group or `async with` that the code left on its way may have wrapped it.
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        return error.arguments if isinstance(error, ContinueAsNew) else None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its code has started: not yet, between `continue_as_new` and the turn after it."""
+        return self._main is not None
 
     def close(self) -> None:
         """Leave memory: closes the coroutine. What its `finally` blocks ask for is refused and has no effect."""
@@ -379,7 +410,7 @@ class Run:
         if not timeout_us:
             return bytes(await future)
         try:
-            async with asyncio.timeout(timeout_us / 1e6):
+            async with TimeLimit(timeout_us / 1e6):
                 return bytes(await future)
         except TimeoutError:
             raise CallTimeout(
@@ -400,12 +431,36 @@ class Run:
     async def condition(self, predicate: Callable[[], bool]) -> None:
         await self._operate(OperationKind.CONDITION, "", predicate)
 
+    def patched(self, patch_id: str) -> bool:
+        decided = self._patches.get(patch_id)
+        if decided is None:
+            # Replayed past without a marker: the run went here before the patch. It keeps to the old branch for ever.
+            self._patches[patch_id] = decided = not self._is_replaying
+            if decided:
+                self.asked.append(Scheduled(-1, OperationKind.PATCH, patch_id))
+        return decided
+
+    def continue_as_new(self, workflow: str, args: bytes) -> NoReturn:
+        if workflow != self.row.workflow or asyncio.current_task() is not self._main:
+            raise NotInWorkflow(
+                f"{self.entity}.{self.row.workflow}: only the body of a workflow can continue itself as new; not "
+                f"{workflow}, and not a task that it has started"
+            )
+        self._number(OperationKind.CONTINUE, workflow)
+        raise ContinueAsNew(args)
+
 
 def _names(events: Iterable[Event]) -> str:
     return ", ".join(f"{event.kind} #{event.operation}" if event.operation >= 0 else event.kind for event in events)
 
 
+def _numbered(operations: Iterable[Scheduled]) -> list[Scheduled]:
+    """Without markers: they decide a branch, and what that asks for is compared."""
+    return [operation for operation in operations if operation.kind is not OperationKind.PATCH]
+
+
 def _difference(recorded: list[Scheduled], asked: list[Scheduled], entry: int) -> ReplayMismatch:
+    recorded, asked = _numbered(recorded), _numbered(asked)
     for index in range(max(len(recorded), len(asked))):
         was: Scheduled | Literal["nothing more"] = recorded[index] if index < len(recorded) else "nothing more"
         now: Scheduled | Literal["nothing more"] = asked[index] if index < len(asked) else "nothing more"

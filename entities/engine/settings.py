@@ -33,6 +33,12 @@ class EngineSettings:
     """Entities activated per second after gaining a shard."""
     handler_grace_s: float = 5.0
     """How long a handler past its time limit may take to accept its cancellation before it is abandoned."""
+    journal_warn_entries: int = 2_000
+    """A run with a longer journal says so in the log and in what it waits for: it should continue_as_new."""
+    journal_warn_bytes: int = 1024 * 1024
+    journal_max_entries: int = 60_000
+    """A run with a longer journal fails: rebuilding it would hold up its host (50 to 90 ms for each 1,000 entries)."""
+    journal_max_bytes: int = 64 * 1024 * 1024
     history_retention_s: float = 24 * 3600.0
     """How long outcomes are kept: the horizon of de-duplication."""
     prune_every_s: float = 60.0

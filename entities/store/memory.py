@@ -253,6 +253,16 @@ class MemoryStore(MemoryDirectory):
         ]
         return busy[:limit]
 
+    async def with_live_runs(self, type_name: str, *, after: EntityId | None, limit: int) -> list[EntityId]:
+        live = [
+            entity
+            for entity, stored in sorted(self._entities.items(), key=lambda item: item[0])
+            if (not type_name or entity.type == type_name)
+            and (after is None or entity > after)
+            and any(not run.status.is_terminal for run in stored.runs.values())
+        ]
+        return live[:limit]
+
     def _of_shards(self, shards: Collection[int]) -> list[tuple[EntityId, _Entity]]:
         """Entities of these shards, ordered by address."""
         wanted, count = frozenset(shards), len(self._owners)

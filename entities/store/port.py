@@ -144,6 +144,16 @@ class EntityStore(Protocol):
         ...
 
 
+class LiveRuns(Protocol):
+    """Finding unfinished runs, for tools: hosts never ask."""
+
+    async def with_live_runs(self, type_name: str, *, after: EntityId | None, limit: int) -> list[EntityId]:
+        """Entities of this type (empty: of any) with a run that is running or parked, ordered by address, those after
+        `after`; at most `limit`. May read the whole table of runs.
+        """
+        ...
+
+
 class Directory(Protocol):
     """Host incarnations, their leases, and who owns which shard. All times are the database's."""
 

@@ -99,7 +99,8 @@ class RunRow(NamedTuple):
     outcome: bytes = b"null"
     """JSON result (COMPLETED) or ErrorBody (other terminal states, and PARKED: the reason)."""
     in_flight: bool = False
-    """Activities are under way: whoever gains the shard activates the entity at once."""
+    """Activities are under way, the run has its turn to come, or it is parked: whoever gains the shard activates the
+    entity at once."""
     waiting: str = ""
     """What the run waits for, for people."""
     reply_to: tuple[str, ...] = ()

@@ -10,11 +10,13 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SHORT = {
+    "approvals": ["--rounds", "200"],
     "counters": ["--seconds", "12"],
     "dedicated": ["--rounds", "2"],
     "exactly-once-messages": ["--seconds", "10"],
     "orders": ["--rounds", "5"],
     "passivation": [],
+    "programs": ["--rounds", "40"],
     "transfers": ["--seconds", "12"],
     "zombie": ["--rounds", "2"],
 }

@@ -164,10 +164,17 @@ class Crasher:
         store.crash = self._crash
 
     def _crash(self, incarnation: str) -> None:
-        names = [engine.incarnation for engine in self._cluster.engines]
-        if incarnation in names:
+        if incarnation in self._names():
             self.crashes += 1
-            self._tasks.append(asyncio.create_task(self._cluster.crash(names.index(incarnation))))
+            self._tasks.append(asyncio.create_task(self._kill(incarnation)))
+
+    def _names(self) -> list[str]:
+        return [engine.incarnation for engine in self._cluster.engines]
+
+    async def _kill(self, incarnation: str) -> None:
+        names = self._names()  # only now: another crash may have come before this one
+        if incarnation in names:
+            await self._cluster.crash(names.index(incarnation))
 
     async def settle(self) -> None:
         """Wait until the last crash is over."""

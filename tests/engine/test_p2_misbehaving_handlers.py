@@ -201,3 +201,43 @@ async def test_a_state_that_the_database_refuses_harms_nobody_else(hub: LocalClu
             await task
     assert await A.note("good") == 2
     await becomes(A.notes, ["x", "good"])
+
+
+class Stray(Entity):
+    """Its handler leaves a task behind that changes fields after the turn."""
+
+    level: int = 0
+
+    @handler
+    async def leaves_a_task(self) -> None:
+        async def later() -> None:
+            try:
+                await world.gate.wait()
+                self.level = 99
+            except Exception as error:
+                world.ran[f"{type(error).__name__}: {error}"] += 1
+            finally:
+                world.ran["stray ended"] += 1
+
+        stray.append(asyncio.create_task(later()))
+        await asyncio.sleep(0)
+        self.level = 1
+
+    @handler
+    async def add(self) -> int:
+        self.level += 1
+        return self.level
+
+
+stray: list[asyncio.Task[None]] = []
+
+
+async def test_a_task_that_outlives_its_handler_cannot_set_fields() -> None:
+    async with LocalCluster([Stray], settings=QUICK):
+        await Stray.ref("s").leaves_a_task()
+        world.gate.set()
+        await stray.pop()
+        assert await Stray.ref("s").add() == 2
+    told = [text for text in world.ran if "cannot set `level`" in text]
+    assert len(told) == 1
+    assert told[0].startswith("DurableAwaitInHandler: Stray/s: the turn has ended")

@@ -2,17 +2,13 @@
 
 The run that had the entity's last turn is replayed last, so that its local aliases of the state are live ones, as they
 were before. A run whose code does not fit its journal is *parked*: nothing of it is executed, handlers and queries of
-the entity go on, and the next activation tries again (a fixed deploy resumes it).
+the entity go on, and the next activation tries again. A parked run counts as in flight, so whoever gains its shard
+(a restarted host, hence every deploy) tries it once, at the bounded rate of rehydration: a fixed deploy resumes it.
 """
 
 import logging
 
-import msgspec
-
-from ...errors import (
-    PerdureError,
-    RunParked,
-)
+from ...errors import RunParked
 from ...messages import encode_json
 from ...store.rows import (
     JournalRow,
@@ -22,10 +18,11 @@ from ...store.rows import (
 )
 from ..deliveries import (
     ActivityDone,
+    Begin,
     CheckConditions,
 )
-from ..journal import OperationKind, ReplayMismatch, decode_entry
-from ..loop import SpinningWorkflow
+from ..journal import OperationKind, ReplayMismatch
+from ..replaying import rebuild_run
 from ..run import Run
 from .record import NULL
 from .staging import Staging
@@ -72,19 +69,15 @@ class Rebuild(Staging):
         if row.status is RunStatus.PARKED:
             # The code may be fixed by now: try; if it still does not fit, the run stays parked.
             row = row._replace(status=RunStatus.RUNNING, outcome=NULL)
-        run = Run(self.definition, self.entity, self.id, row)
-
-        def replace_fields(state: bytes | None) -> None:
-            self.definition.replace_fields(self.entity, self.definition.dump(self.entity) if state is None else state)
-
-        self.definition.replace_fields(self.entity, self.definition.default_state)
-        try:
-            run.replay((decode_entry(entry.entry) for entry in journal), replace_fields)
-        except (ReplayMismatch, PerdureError, SpinningWorkflow, msgspec.DecodeError) as problem:
+        run, problem = rebuild_run(self.definition, self.entity, row, journal)
+        if problem is not None:
             self._park(run, problem)
             self.definition.replace_fields(self.entity, self.snapshot)
             return None
-        run.seen = self.definition.dump(self.entity)
+        if run.has_begun:
+            run.seen = self.definition.dump(self.entity)
+        else:  # it continued as new, and its host died before it began
+            self.definition.replace_fields(self.entity, self.snapshot)
         if not journal or journal[-1].version != self.version:
             run.last_turn = -1
         else:
@@ -103,7 +96,9 @@ class Rebuild(Staging):
             for operation in run.pending.values():
                 if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in queued:
                     self.engine.attempts.begin(self, run, operation)
-            if run.true_conditions():
+            if not run.has_begun:
+                self.push_front(Begin(run))
+            elif run.true_conditions():
                 self.push_front(CheckConditions(run))
 
     def _park(self, run: Run, problem: Exception) -> None:
@@ -119,7 +114,7 @@ class Rebuild(Staging):
         self.runs.pop(row.workflow, None)
         before = self.rows.get(row.workflow)
         self.rows[row.workflow] = row = row._replace(
-            status=RunStatus.PARKED, outcome=encode_json(body), in_flight=False, waiting=""
+            status=RunStatus.PARKED, outcome=encode_json(body), in_flight=True, waiting=""
         )
         if before is None or before.status is not RunStatus.PARKED or before.outcome != row.outcome:
             self._writing().runs.append(row)

@@ -9,6 +9,7 @@ from ...errors import (
     AlreadyStarted,
     NoSuchRun,
     RunEnded,
+    RunParked,
     WorkflowTerminated,
 )
 from ...ids import new_message_id
@@ -126,7 +127,17 @@ class Requests(Queries):
                 self._consume(delivery, ok=True, body=NULL)
             return
         run = self.runs.get(envelope.name)
-        is_cancel = envelope.kind is Kind.CANCEL and run is not None
+        if run is None and envelope.kind is Kind.CANCEL:
+            # Its code cannot run, so its cleanup could not: to end it without is a decision for a person.
+            self._reject(
+                delivery,
+                RunParked(
+                    f"{self.id}.{envelope.name} is parked and cannot clean up, so it is not cancelled; deploy code "
+                    "that fits its journal and cancel again, or `.terminate()` it to give its cleanup up"
+                ),
+            )
+            return
+        is_cancel = envelope.kind is Kind.CANCEL
         write = self._consume(delivery, ok=True, body=NULL, by_run=is_cancel)
         if is_cancel and run is not None:
             self._resume(run, [Event(EventKind.CANCEL)], None, is_same_turn=True)

@@ -26,6 +26,7 @@ from ...store.rows import (
     RunStatus,
 )
 from ..deliveries import (
+    Begin,
     CheckConditions,
     Delivery,
     Fire,
@@ -33,6 +34,7 @@ from ..deliveries import (
     workflow_error,
 )
 from ..journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, encode_entry
+from ..limits import check_journal, journal_note, next_run_id
 from ..loop import SpinningWorkflow
 from ..run import Run
 from .record import NULL, Record
@@ -56,13 +58,15 @@ class Resumes(Record):
         entry = Entry(now_us=max(self.engine.now_us(), run.now), events=[])
         entry.detached = run.last_turn != self.serial - 1
         state = run.seen or self.definition.default_state
-        if self.snapshot != state:
+        if self.snapshot != state or not run.entries:  # a changed class may have another default state
             entry.state = msgspec.Raw(self.snapshot)
+            entry.schema = self.definition.version
             entry.detached = True
         write = self._writing() if is_same_turn else self._turn()
         problem: BaseException | None = None
         run.begin(entry.now_us)
         try:
+            check_journal(run, self.engine.settings)
             for event in events:
                 if event.operation >= 0 and event.operation not in run.pending:
                     continue  # settled or withdrawn by an event before it
@@ -103,11 +107,12 @@ class Resumes(Record):
                 return
 
     def _record_resume(self, write: EntityWrite, run: Run, entry: Entry) -> None:
+        settings = self.engine.settings
         entry.operations = run.asked
-        write.journal.append(
-            JournalRow(run.row.workflow, run.row.run_id, run.entries, self.version, encode_entry(entry))
-        )
+        encoded = encode_entry(entry)
+        write.journal.append(JournalRow(run.row.workflow, run.row.run_id, run.entries, self.version, encoded))
         run.entries += 1
+        run.journal_bytes += len(encoded)
         run.last_turn = self.serial
         run.seen = self.snapshot
         self._perform(write, run.effects, run)
@@ -120,6 +125,8 @@ class Resumes(Record):
         for operation in new:
             self._schedule(write, run, operation)
         self._set_row(write, run.row._replace(in_flight=run.awaits_activity(), waiting=run.waiting_for()))
+        if run.entries > settings.journal_warn_entries or run.journal_bytes > settings.journal_warn_bytes:
+            self._set_row(write, run.row._replace(waiting=journal_note(run, settings)))
 
     def _settle(self, write: EntityWrite, run: Run, event: Event) -> None:
         operation = run.address(event.operation)
@@ -173,6 +180,10 @@ class Resumes(Record):
 
     def _finish(self, write: EntityWrite, run: Run, problem: BaseException | None) -> None:
         """The run has ended: its outcome, and the end of everything it still waits for."""
+        arguments = run.continuation() if problem is None else None
+        if arguments is not None:
+            self._continue_as_new(write, run, arguments)
+            return
         body, error = (None, problem) if problem is not None else run.outcome()
         if error is None:
             status, outcome = RunStatus.COMPLETED, body or NULL
@@ -180,26 +191,54 @@ class Resumes(Record):
             is_cancelled = isinstance(error, asyncio.CancelledError) and run.cancel_requested
             status = RunStatus.CANCELLED if is_cancelled else RunStatus.FAILED
             outcome = encode_json(workflow_error(f"{self.id}.{run.row.workflow}", error, is_cancelled=is_cancelled))
+        self._withdraw_pending(write, run)
+        self._close_run(write, run.row, status, outcome)
+
+    def _withdraw_pending(self, write: EntityWrite, run: Run) -> None:
+        # Activities asked for in this very turn have outputs queued to start them: the run is closed by then.
         new = {op.number for op in run.new}
         self._withdraw(
             write, run, [op for op in run.pending.values() if op.number not in new or op.kind is OperationKind.TIMER]
         )
-        # Activities asked for in this very turn have outputs queued to start them: the run is closed by then.
-        self._close_run(write, run.row, status, outcome)
+
+    def _continue_as_new(self, write: EntityWrite, run: Run, arguments: bytes) -> None:
+        """The run's journal ends here and its next one begins, in one write; its code starts in the turn after this.
+
+        In flight until then: if this host dies in between, the next one begins it. A turn of its own, so that code
+        that continues without ever waiting holds up nobody. The row keeps the fingerprint of the first input (starting
+        again with that joins), and whoever waits for the result.
+        """
+        self._withdraw_pending(write, run)
+        row = run.row._replace(
+            run_id=next_run_id(run.row.run_id),
+            args=arguments,
+            started_us=self.engine.now_us(),
+            in_flight=True,
+            waiting="its turn to continue as new",
+        )
+        self._leave(run)
+        self._set_row(write, row)
+        fresh = Run(self.definition, self.entity, self.id, row)
+        self.runs[row.workflow] = fresh
+        self.push_front(Begin(fresh))
 
     def _close_run(self, write: EntityWrite, row: RunRow, status: RunStatus, outcome: bytes) -> None:
         row = row._replace(status=status, ended_us=self.engine.now_us(), outcome=outcome, in_flight=False, waiting="")
         run = self.runs.pop(row.workflow, None)
         self._set_row(write, row)
         if run is not None:
-            run.close()
-            # `finally` blocks of a closed coroutine may have touched the fields.
-            self.definition.replace_fields(self.entity, self.snapshot)
-            self.last_executor = None
-            self.serial += 1
+            self._leave(run)
         for reply_to in row.reply_to:
             self._send_reply(write, reply_to, ok=status is RunStatus.COMPLETED, body=outcome)
         self._output(None, lambda: self.engine.run_ended(self.id, row, self.tell_result_of(row)))
+
+    def _leave(self, run: Run) -> None:
+        """The run's code is over."""
+        run.close()
+        # `finally` blocks of a closed coroutine may have touched the fields.
+        self.definition.replace_fields(self.entity, self.snapshot)
+        self.last_executor = None
+        self.serial += 1
 
     def _changed(self, by: Run | None = None) -> None:
         """After a turn that may have changed the state: runs whose condition became true go next."""
