@@ -20,6 +20,7 @@ CAMPAIGNS = {
     "long-lives": "a million calls to one entity, fifty thousand signals to one workflow",
     "passivation": "10,000 idle entities leave memory and come back",
     "dedicated": "an entity in a Ray actor of its own, killed",
+    "transfers": "64 transfers at a time, by transaction and by saga, while hosts are killed",
     "exactly-once-messages": "numbered messages from entity to entity while hosts are killed",
     "programs": "random asyncio programs, evicted and crashed at random (no Ray, no Postgres)",
 }

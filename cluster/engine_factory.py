@@ -21,7 +21,7 @@ def perdure_engine(request: EngineRequest) -> HostedEngine:
         incarnation=request.incarnation,
         shard_count=request.shard_count,
         settings=EngineSettings(**request.settings),
-        outlets=Outlets(hint=request.hint, fenced=request.fenced, activity_pool=RayActivities()),
+        outlets=Outlets(hint=request.hint, fenced=request.fenced, activity_pool=RayActivities(), steps=request.steps),
     )
     spawn = partial(start_actor, host=this_actor(), entities=request.entities, shard_count=request.shard_count)
     dedicated = DedicatedActors(engine, request.store, spawn, ExchangeSettings())

@@ -143,6 +143,7 @@ class Host:
                 settings=spec.targets.engine,
                 hint=self._peers.hint,
                 fenced=self._fenced,
+                steps=spec.address.steps(self._incarnation),
                 serve=self._serve_with,
             )
         )

@@ -13,6 +13,7 @@ from ..entities.engine.subjects import Subject
 from ..entities.ids import EntityId
 from ..entities.messages import Envelope, Reply
 from ..entities.store.port import EntityStore
+from ..entities.transactional import StepTransactions
 
 
 class HostedEngine(Protocol):
@@ -70,6 +71,7 @@ class EngineRequest:
     """These entities of other hosts have new mail in the store."""
     fenced: Callable[[str], None]
     """This incarnation can never commit again, for this reason."""
+    steps: StepTransactions
     serve: Callable[[Serve], None]
     """From now on this answers what actors of this host ask it."""
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from ..entities.store.port import Directory, EntityStore
 from .postgres.sessions import SessionSettings
+from .postgres.steps import PostgresSteps
 from .postgres.store import PostgresStore
 
 
@@ -29,6 +30,10 @@ class StoreAddress:
         """For everything but lease renewals. `incarnation`: the host that commits through it."""
         settings = SessionSettings(dsn=self.dsn, incarnation=incarnation, is_pooled=self.is_pooled)
         return PostgresStore(settings, namespace=self.namespace)
+
+    def steps(self, incarnation: str) -> PostgresSteps:
+        """Executes transactional steps for this host."""
+        return PostgresSteps(dsn=self.dsn, namespace=self.namespace, incarnation=incarnation, is_pooled=self.is_pooled)
 
     def open_for_renewals(self, lease_s: float) -> Store:
         """A session of its own that nothing else can keep busy, and that gives up before the lease does."""

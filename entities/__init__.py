@@ -10,6 +10,7 @@ from .errors import (
     ActivityFailed,
     ActivityHostLost,
     ActivityTimeout,
+    AlreadyCommitted,
     AlreadyStarted,
     ApplicationError,
     Busy,
@@ -26,6 +27,8 @@ from .errors import (
     InvalidArguments,
     InvalidKey,
     InvalidReminder,
+    InvalidStatement,
+    InvalidTransaction,
     JournalTooLong,
     NoSuchRun,
     NotConnected,
@@ -38,8 +41,12 @@ from .errors import (
     Rejected,
     RunEnded,
     RunParked,
+    SagaFailed,
+    StagedSqlFailed,
     StartRefused,
     StateNotSerialisable,
+    TransactionConflict,
+    TransactionTimeout,
     Unavailable,
     UnknownHandler,
     UnknownType,
@@ -51,6 +58,7 @@ from .events import publish
 from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
+from .saga import Saga, saga
 from .schedule_spec import ScheduleSpec
 from .schedules import (
     NoSuchSchedule,
@@ -60,12 +68,16 @@ from .schedules import (
     ScheduleExists,
     schedule,
 )
+from .staged import stage
+from .transactional import TransactionalStep, transactional
+from .transactions import Transaction, atomic, run_transaction, transaction
 
 __all__ = [
     "ActivityFailed",
     "ActivityHostLost",
     "ActivityInfo",
     "ActivityTimeout",
+    "AlreadyCommitted",
     "AlreadyStarted",
     "ApplicationError",
     "Busy",
@@ -85,6 +97,8 @@ __all__ = [
     "InvalidArguments",
     "InvalidKey",
     "InvalidReminder",
+    "InvalidStatement",
+    "InvalidTransaction",
     "JournalTooLong",
     "Mailbox",
     "NoSuchRun",
@@ -102,13 +116,20 @@ __all__ = [
     "RetryPolicy",
     "RunEnded",
     "RunParked",
+    "Saga",
+    "SagaFailed",
     "Schedule",
     "ScheduleDescription",
     "ScheduleExists",
     "ScheduleSpec",
     "ScheduledRun",
+    "StagedSqlFailed",
     "StartRefused",
     "StateNotSerialisable",
+    "Transaction",
+    "TransactionConflict",
+    "TransactionTimeout",
+    "TransactionalStep",
     "Unavailable",
     "UnknownHandler",
     "UnknownType",
@@ -117,6 +138,7 @@ __all__ = [
     "WorkflowTerminated",
     "activity",
     "activity_info",
+    "atomic",
     "cancel_reminder",
     "condition",
     "deprecate_patch",
@@ -128,7 +150,12 @@ __all__ = [
     "random",
     "remind",
     "reminder_info",
+    "run_transaction",
+    "saga",
     "schedule",
+    "stage",
+    "transaction",
+    "transactional",
     "upgrade",
     "uuid4",
     "workflow",

@@ -33,6 +33,8 @@ class ActivityOptions:
     """Limit of all attempts together (schedule to close)."""
     resources: tuple[tuple[str, float], ...] = ()
     """Ray resources (`num_cpus`, `num_gpus`, custom); if any, the activity runs as a Ray task."""
+    is_transactional: bool = False
+    """It receives a database transaction, which also records that it was done (transactional.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from .errors import (
     Busy,
     DurableAwaitInHandler,
     InvalidArguments,
+    InvalidTransaction,
     NotInWorkflow,
     ReadOnlyViolation,
     Unavailable,
@@ -28,6 +29,11 @@ IDEMPOTENCY_KEY_MAX = 255
 
 outside_clock = SendClock()
 """Positions of everything that this process sends from outside turns: one order per process."""
+
+
+def reserve_position() -> int:
+    """The next position of this process as a sender."""
+    return outside_clock.next(sources.time_ns() // 1_000)
 
 
 class Target:
@@ -76,6 +82,11 @@ class Target:
 
     def __hash__(self) -> int:
         return hash(self._perdure_id)
+
+
+def entity_class(target: Target) -> Any:
+    """The class of a ref. No property: those would hide handlers of the same name."""
+    return target._perdure_type  # noqa: SLF001 - its own module
 
 
 @dataclass(frozen=True)
@@ -213,6 +224,11 @@ def _run_id(reply: Reply) -> str:
 def _need_workflow(turn: TurnContext, target: Target, method: "Method[Any, Any]") -> None:
     if turn.mode == "workflow":
         return
+    if turn.mode == "transaction":
+        raise InvalidTransaction(
+            f"{turn.entity}: the block of a transaction awaited {target.entity_id}.{method.name}, while its own "
+            "entities wait for it. Await handlers of the instances that the block was given, or `.send(...)`"
+        )
     what = f"{turn.entity}: a {turn.mode} awaited {target.entity_id}.{method.name}"
     if turn.mode == "query":
         raise ReadOnlyViolation(f"{what}; a query answers from its own state only")
@@ -236,7 +252,7 @@ async def _request(
         name=name,
         args=data,
         sender=caller.session,
-        position=outside_clock.next(sources.time_ns() // 1_000),
+        position=reserve_position(),
         is_retry=bool(options.idempotency_key),
         delay_us=options.delay_us,
         timeout_us=round(timeout_s * 1e6),

@@ -3,10 +3,10 @@
 Effects are *recorded* by these methods and performed only when the turn's commit is durable (promise P3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, runtime_checkable
 
 from .ids import EntityId
 from .messages import Kind
@@ -14,10 +14,11 @@ from .messages import Kind
 if TYPE_CHECKING:
     from .activity import ActivityOptions
     from .definition import Registry
+    from .entity import Entity
     from .signature import Signature
-    from .store.rows import ReminderRow
+    from .store.rows import ReminderRow, Staged
 
-Mode = Literal["handler", "query", "workflow"]
+Mode = Literal["handler", "query", "workflow", "transaction"]
 
 
 class TurnContext(Protocol):
@@ -105,6 +106,25 @@ class HandlerTurn(TurnContext, Protocol):
     @property
     def registry(self) -> "Registry":
         """Every class that this host serves."""
+        ...
+
+
+@runtime_checkable
+class StagingContext(Protocol):
+    """A turn that can stage SQL."""
+
+    entity: EntityId
+
+    def stage(self, staged: "Staged") -> None:
+        """Record a statement that is executed in this turn's commit."""
+        ...
+
+
+class BlockContext(TurnContext, Protocol):
+    """The block of a transaction (mode `transaction`)."""
+
+    def run_part(self, entity: "Entity", code: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """A handler of one of the transaction's entities: what it sends and reminds of is that entity's."""
         ...
 
 

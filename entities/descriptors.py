@@ -18,6 +18,7 @@ from typing import (
     ParamSpec,
     Self,
     TypeVar,
+    cast,
     get_args,
     overload,
 )
@@ -34,6 +35,7 @@ from .signature import PAYLOAD_BYTES_MAX, Signature, has_nul, validation_problem
 from .subscriptions import EventKey, Subscription
 
 if TYPE_CHECKING:
+    from .context import BlockContext
     from .entity import Entity
 
 P = ParamSpec("P")
@@ -140,6 +142,9 @@ class BoundHandler(Generic[P, R]):
         On an entity instance (in a turn of that entity, in a unit test) it is the plain method.
         """
         if not isinstance(self.target, Target):
+            turn = current.get()
+            if turn is not None and turn.mode == "transaction":
+                return cast("BlockContext", turn).run_part(self.target, self.method.fn(self.target, *args, **kwargs))
             return self.method.fn(self.target, *args, **kwargs)  # type: ignore[no-any-return]
         return call(self.target, Kind.CALL, self.method, args, kwargs, self.options_)
 

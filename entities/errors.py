@@ -174,6 +174,18 @@ class CallCycle(Rejected):
     code = "call_cycle"
 
 
+class InvalidTransaction(Rejected):
+    """A transaction over these entities, or at this place, is not possible."""
+
+    code = "bad_transaction"
+
+
+class InvalidStatement(Rejected):
+    """A staged statement, or its values, cannot be executed; or it was staged where there is no turn."""
+
+    code = "bad_statement"
+
+
 # --- Conflict ---------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +205,18 @@ class AlreadyStarted(Conflict):
     """The workflow was started before with other arguments."""
 
     code = "already_started"
+
+
+class TransactionConflict(Conflict):
+    """An entity of the transaction was changed or moved meanwhile. Nothing was changed; run the transaction again."""
+
+    code = "transaction_conflict"
+
+
+class AlreadyCommitted(Conflict):
+    """The transaction of this idempotency key was committed before: there is nothing left to do."""
+
+    code = "already_committed"
 
 
 class RunEnded(Conflict):
@@ -228,6 +252,12 @@ class Busy(Unavailable):
     code = "busy"
 
 
+class TransactionTimeout(Unavailable):
+    """The transaction did not get or keep its entities for long enough. Nothing was changed."""
+
+    code = "transaction_timeout"
+
+
 class NotConnected(Unavailable):
     """There is no Perdure client in this process or context."""
 
@@ -258,6 +288,12 @@ class HandlerFailed(PerdureError):
     def error_type(self) -> str:
         """Class name of the exception that user code raised."""
         return str(self.details.get("error_type", ""))
+
+
+class StagedSqlFailed(HandlerFailed):
+    """The database refused a statement that the handler staged; the turn changed nothing."""
+
+    code = "staged_sql_failed"
 
 
 class HandlerTimeout(HandlerFailed):
@@ -317,6 +353,14 @@ class ActivityHostLost(ActivityFailed):
     """The host died during the attempt, and the policy allows no further one; it may have taken effect."""
 
     code = "activity_host_lost"
+
+
+class SagaFailed(PerdureError):
+    """A saga failed, and not everything could be undone. `failed` and `unknown` name the steps left; the cause is why
+    the saga failed.
+    """
+
+    code = "saga_failed"
 
 
 class ApplicationError(PerdureError):

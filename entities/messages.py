@@ -34,6 +34,8 @@ class Kind(StrEnum):
     """End a workflow run without running any more of its code."""
     REPLY = "reply"
     """Answer to a call that a workflow of this entity made; `name` is the address of the operation."""
+    TRANSACTION = "transaction"
+    """A step of a transaction over several entities; `name` says which (transaction_messages.py)."""
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

@@ -25,6 +25,10 @@ class RemoteStore:
         """See the port."""
         return wire.NUMBER.decode(await self._get("commit", wire.encode(batch)))
 
+    async def transact(self, batch: Batch) -> int:
+        """Not asked: dedicated entities take no part in transactions."""
+        raise StoreUnavailable("a dedicated actor commits no transactions", maybe_applied=False)
+
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
         """See the port."""
         del inbox_max

@@ -7,7 +7,7 @@ import msgspec
 from ...entities.errors import ErrorBody, PerdureError, error_from_body
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
-from ...entities.store.port import HostFenced, WriteConflict
+from ...entities.store.port import HostFenced, NotStorable, WriteConflict
 from ...entities.store.rows import Batch, HistoryRow, Loaded, ReminderRow
 
 
@@ -46,7 +46,7 @@ def encode(value: Any) -> bytes:
 
 def answer_error(error: PerdureError) -> bytes:
     """An answer that raises `error` at the other side."""
-    conflicts = error.entities if isinstance(error, WriteConflict) else ()
+    conflicts = error.entities if isinstance(error, WriteConflict | NotStorable) else ()
     return encode(Answer(error=error.body(), conflicts=conflicts))
 
 
@@ -56,7 +56,7 @@ def read_answer(data: bytes) -> bytes:
     if answer.error is None:
         return answer.value
     error = error_from_body(answer.error)
-    if isinstance(error, WriteConflict):
+    if isinstance(error, WriteConflict | NotStorable):
         error.entities = answer.conflicts
     raise error
 

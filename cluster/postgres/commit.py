@@ -11,8 +11,9 @@ import psycopg
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.shard import shard_of
-from ...entities.store.port import HostFenced, NotStorable, WriteConflict
+from ...entities.store.port import HostFenced, NotStorable, StagedRefused, WriteConflict
 from ...entities.store.rows import AttemptRow, Batch, EntityWrite
+from . import staged
 from . import statements as sql
 from .arrays import int4s, int8s
 from .exchange import Refused, Session, Statement
@@ -129,11 +130,13 @@ class Committer:
             writes = self._writes(batch)
         except (ValueError, TypeError, struct.error) as error:
             raise self._not_encodable(batch, error) from error
-        transaction = [*checks, *writes, (sql.CLOCK, ())]
+        transaction = [*checks, *writes, *staged.statements(batch.writes), (sql.CLOCK, ())]
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 rows = await session.transact(transaction)
             except (Refused, psycopg.Error) as error:
+                if not is_repeatable(error):
+                    await self._blame_staged(session, batch, error)
                 if is_about_data(error):
                     await self._diagnose(session, batch, error)
                 if not is_repeatable(error) or attempt == ATTEMPTS_MAX or not session.is_usable:
@@ -202,6 +205,28 @@ class Committer:
         raise WriteConflict(
             f"{_names(entities)}: not as expected; nothing of the batch was written", entities=entities
         ) from None
+
+    async def _blame_staged(self, session: Session, batch: Batch, error: Exception) -> None:
+        """If the batch is refused because of what one entity's turn staged, raise that."""
+        for write in batch.writes:
+            if not write.staged or not session.is_usable:
+                continue
+            rows = Rows(self.shard_count)
+            rows.add_write(write)
+            without = [*self._checks(batch), *rows.statements(self.schema)]
+            refusals: list[Refused] = []
+            for probe in (without, [*without, *staged.statements([write])]):
+                try:
+                    await session.transact([*probe, _PROBE_END])
+                except Refused as refused:
+                    refusals.append(refused)
+                except psycopg.Error as failure:
+                    raise unavailable(failure) from error
+            if [refused.sqlstate == PROBE_FITS for refused in refusals] == [True, False]:
+                reason = refusals[1]
+                raise StagedRefused(
+                    f"Postgres refused staged SQL: {reason} ({reason.sqlstate})", entities=[write.entity]
+                ) from error
 
     async def _culprits(self, session: Session, batch: Batch, parts: "Sequence[_Part]") -> "list[tuple[_Part, str]]":
         """Those parts of the batch that Postgres refuses even alone, by halving."""

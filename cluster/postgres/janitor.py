@@ -22,14 +22,15 @@ delete from {{s}}.runs where ctid = any(array(
 )) and ended_at < {_BEFORE}"""
 
 # Of runs that have been removed, or replaced by the next one. A run that ended keeps its journal as long as its row.
-_JOURNAL = f"""
-delete from {{s}}.journal where ctid = any(array(
-    select t.ctid from {{s}}.journal t
+_OF_RUNS = f"""
+delete from {{s}}.{{table}} where ctid = any(array(
+    select t.ctid from {{s}}.{{table}} t
     where t.recorded_at < {_BEFORE} and not exists (
         select from {{s}}.runs r
         where (r.shard, r.type, r.key, r.workflow, r.run_id) = (t.shard, t.type, t.key, t.workflow, t.run_id)
     ) limit $2::int8
 )) and recorded_at < {_BEFORE}"""
+_JOURNAL, _STEPS = (_OF_RUNS.replace("{table}", table) for table in ("journal", "steps"))
 
 
 # What is held against a parked run keeps it parked, so it stays until an operator decides.
@@ -54,7 +55,7 @@ class Janitor:
         """See EntityStore.prune. Each table in a transaction of its own, at most `limit` rows of each."""
         parameters = (older_than_us, limit)
         deleted = 0
-        for template in (_HISTORY, _RUNS, _JOURNAL, _SUSPECTS):
+        for template in (_HISTORY, _RUNS, _JOURNAL, _STEPS, _SUSPECTS):
             (rows,) = await session.transact([(template.replace("{s}", self.schema), parameters)])
             deleted += sum(count for (count,) in rows)
         return deleted

@@ -203,6 +203,21 @@ journal = Table(
     Index("ix_journal_expiry", "recorded_at", postgresql_using="brin"),  # for the janitor, as for history
 )
 
+# Transactional steps that were committed, with their results, as long as their runs live: a late attempt finds its row.
+steps = Table(
+    "steps",
+    metadata,
+    *_address(),
+    _required("workflow", _NAME),
+    _required("run_id", _NAME),
+    Column("number", Integer, nullable=False, autoincrement=False),
+    _required("step", Text()),
+    _required("result", _JSON),
+    _required("recorded_at", _INSTANT),
+    PrimaryKeyConstraint("shard", "type", "key", "workflow", "run_id", "number", name="pk_steps"),
+    Index("ix_steps_expiry", "recorded_at", postgresql_using="brin"),  # for the janitor, as for history
+)
+
 # Signals that nobody has received yet.
 mailbox_items = Table(
     "mailbox_items",

@@ -1,7 +1,8 @@
 """The store port on Postgres: sessions, and what they run.
 
-`commit` has sessions of its own, and so has the directory, so that neither reads nor a fence that waits can hold back
-a commit or a lease renewal. Nothing is opened before it is needed; what breaks is opened again by the next call.
+`commit` has sessions of its own, and so have transactions and the directory, so that neither reads nor a fence that
+waits can hold back a commit or a lease renewal. Nothing is opened before it is needed; what breaks is opened again by
+the next call.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -23,8 +24,10 @@ from .reads import Reader
 from .sessions import Pool, SessionSettings
 from .statements import CLOCK
 from .suspects import SuspectTable
+from .transact import TransactionCommitter
 
 COMMIT_SESSIONS = 2
+TRANSACTION_SESSIONS = 4
 READ_SESSIONS = 3
 DIRECTORY_SESSIONS = 2
 ATTEMPTS_MAX = 2
@@ -54,6 +57,7 @@ class PostgresStore:
         self.namespace = namespace
         self._schema = quoted(namespace)
         self._commits = Pool(settings, size=COMMIT_SESSIONS)
+        self._transactions = Pool(settings, size=TRANSACTION_SESSIONS)
         self._reads = Pool(settings, size=READ_SESSIONS)
         self._directory_sessions = Pool(settings, size=DIRECTORY_SESSIONS)
         self._directory = DirectoryTables(schema=self._schema)
@@ -68,7 +72,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Close all idle sessions. Calls under way finish first or fail."""
-        for pool in (self._commits, self._reads, self._directory_sessions):
+        for pool in (self._commits, self._transactions, self._reads, self._directory_sessions):
             await pool.close()
 
     # --- EntityStore ----
@@ -76,6 +80,11 @@ class PostgresStore:
     async def commit(self, batch: Batch) -> int:
         committer = Committer(schema=self._schema, shard_count=await self.shard_count())
         async with self._commits.session() as session:
+            return await committer.commit(session, batch)
+
+    async def transact(self, batch: Batch) -> int:
+        committer = TransactionCommitter(schema=self._schema, shard_count=await self.shard_count())
+        async with self._transactions.session() as session:
             return await committer.commit(session, batch)
 
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:

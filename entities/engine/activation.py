@@ -41,8 +41,8 @@ from .deliveries import (
 from .journal import Event, EventKind
 from .quarantine import LOSSES_MIN
 from .subjects import occurrence_id
+from .turns.holding import EntityHold, HoldDelivery, Holding
 from .turns.record import NULL
-from .turns.requests import Requests
 
 if TYPE_CHECKING:
     from ..definition import EntityDefinition
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("perdure.engine")
 
 
-class Activation(Requests):
+class Activation(Holding):
     """The in-memory life of one entity on this host. Owned by the host's loop; nothing here is thread-safe."""
 
     __slots__ = ()
@@ -84,7 +84,8 @@ class Activation(Requests):
                 return
             delivery.problem = problem
         is_query = envelope.kind is Kind.QUERY and not envelope.reply_to
-        if is_query and self.busy is not None and envelope.losses < LOSSES_MIN:
+        is_handling = self.busy is not None and not isinstance(self.busy, EntityHold)
+        if is_query and is_handling and envelope.losses < LOSSES_MIN:
             self._query_durable(delivery)
             return
         self.by_id[envelope.id] = delivery
@@ -134,7 +135,7 @@ class Activation(Requests):
                     if mailbox is None:
                         raise definition.unknown(envelope.name)
                     mailbox.load(envelope.args)
-                case Kind.REPLY:
+                case Kind.REPLY | Kind.TRANSACTION:
                     pass
         except PerdureError as error:
             return error
@@ -222,6 +223,9 @@ class Activation(Requests):
                 self._end_by_request(delivery)
             case Kind.REPLY:
                 self._reply(delivery)
+            case Kind.TRANSACTION:
+                assert isinstance(delivery, HoldDelivery), "other steps do not wait in mailboxes"
+                self._begin_hold(delivery)
 
     def _fire(self, item: Fire) -> None:
         row = item.row

@@ -23,6 +23,7 @@ from ..errors import ActivityTimeout, ApplicationError, error_body
 from ..ids import EntityId
 from ..messages import encode_json
 from ..signature import Signature
+from ..transactional import StepTransactions
 from .journal import Event, EventKind
 from .settings import EngineSettings
 
@@ -83,8 +84,10 @@ class ActivityRunner:
         settings: EngineSettings,
         finished: Finished,
         pool: ActivityPool | None = None,
+        steps: StepTransactions | None = None,
     ) -> None:
         self._settings = settings
+        self._steps = steps
         self._finished = finished
         self._pool = pool
         self._host_loop: asyncio.AbstractEventLoop
@@ -130,10 +133,13 @@ class ActivityRunner:
                 task.cancel()
 
             async def finish() -> None:
-                await asyncio.wait(tasks, timeout=2.0)
+                if tasks:
+                    await asyncio.wait(tasks, timeout=2.0)
+                if self._steps is not None:
+                    await self._steps.close()
                 self._loop.stop()
 
-            if tasks:
+            if tasks or self._steps is not None:
                 stopping.append(self._loop.create_task(finish()))
             else:
                 self._loop.stop()
@@ -205,8 +211,16 @@ class ActivityRunner:
                             non_retryable=True,
                         )
                     return await self._pool.run(call)
-                kwargs = call.signature.load_arguments(call.args)
                 running_as(call.info)
+                if call.options.is_transactional:
+                    if self._steps is None:
+                        raise ApplicationError(
+                            f"{call.entity}: {call.name} is a transactional step, but there is no database here; in "
+                            "tests use LocalCluster(..., steps=lambda: FakeSteps(...))",
+                            non_retryable=True,
+                        )
+                    return await self._steps.run(call)
+                kwargs = call.signature.load_arguments(call.args)
                 if call.is_async:
                     value = await call.fn(**kwargs)
                 else:
@@ -232,7 +246,7 @@ class ActivityRunner:
             self._finished(call, result, error)
 
 
-MakeRunner = Callable[[EngineSettings, Finished, ActivityPool | None], ActivityRunner]
+MakeRunner = Callable[[EngineSettings, Finished, ActivityPool | None, StepTransactions | None], ActivityRunner]
 
 
 def _run_in_thread(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Any:

@@ -120,6 +120,7 @@ class Arrivals:
             self._parked(loaded.entity, EntityParked(f"{loaded.entity}: it could not be activated: {error!r}"), waiting)
             return
         self._engine.active[loaded.entity] = activation
+        self._engine.holds.arrived(activation)
         self._parked_until.pop(loaded.entity, None)
         for envelope in loaded.inbox:
             activation.deliver(self._stored(envelope))

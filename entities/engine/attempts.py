@@ -12,6 +12,7 @@ from ..errors import ActivityTimeout, error_body
 from ..ids import EntityId
 from ..messages import encode_json
 from ..store.rows import AttemptRow
+from ..transactional import StepTransactions
 from .activities import ActivityCall, ActivityPool, MakeRunner, failure, success
 from .deliveries import ActivityDone
 from .run import ActivityDetail, Operation, Run
@@ -26,9 +27,11 @@ log = logging.getLogger("perdure.engine")
 class Attempts:
     """Owned by the engine; everything on the host's loop."""
 
-    def __init__(self, engine: "Engine", pool: ActivityPool | None, runner: MakeRunner) -> None:
+    def __init__(
+        self, engine: "Engine", pool: ActivityPool | None, runner: MakeRunner, steps: StepTransactions | None
+    ) -> None:
         self._engine = engine
-        self._runner = runner(engine.settings, self._finished, pool)
+        self._runner = runner(engine.settings, self._finished, pool, steps)
         self._under_way: dict[str, ActivityCall] = {}
 
     def open(self) -> None:

@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..ids import EntityId, fingerprint
 from ..messages import Envelope, Kind, Reply, Status, encode_json
-from ..store.rows import ReminderRow
+from ..store.rows import ReminderRow, Staged
 from .effects import Effects
 from .journal import Event
 
@@ -175,6 +175,9 @@ class HandlerContext:
 
     def cancel_reminder(self, name: str) -> None:
         self._open().cancel_reminder(name)
+
+    def stage(self, staged: Staged) -> None:
+        self._open().stage(staged)
 
     async def call(
         self, target: EntityId, kind: Kind, name: str, args: bytes, *, timeout_us: int, options: str = ""

@@ -6,9 +6,11 @@ from typing import NamedTuple
 from ..errors import Rejected
 from ..ids import EntityId
 from ..messages import Kind
+from ..store.rows import Staged
 
 OUTBOX_MAX = 1_000
 REMINDERS_MAX = 1_000
+STAGED_MAX = 100
 
 
 class OutboxLimit(Rejected):
@@ -47,6 +49,8 @@ class Effects:
     outgoing: list[Outgoing] = field(default_factory=list)
     reminders: dict[str, WantedReminder | None] = field(default_factory=dict)
     """By name; None = cancelled."""
+    staged: list[Staged] | None = None
+    """SQL; None = nothing (a list would be made for every turn)."""
 
     def send(
         self,
@@ -71,6 +75,13 @@ class Effects:
         if len(self.reminders) >= REMINDERS_MAX:
             raise OutboxLimit(f"a turn set more than {REMINDERS_MAX} reminders")
         self.reminders[name] = WantedReminder(handler, args, due_us, every_us, catch_up_all, cron)
+
+    def stage(self, staged: Staged) -> None:
+        """Record a statement. Raises OutboxLimit."""
+        self.staged = self.staged or []
+        if len(self.staged) >= STAGED_MAX:
+            raise OutboxLimit(f"a turn staged more than {STAGED_MAX} statements")
+        self.staged.append(staged)
 
     def cancel_reminder(self, name: str) -> None:
         """Record a cancellation."""

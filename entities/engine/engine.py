@@ -21,10 +21,11 @@ from weakref import WeakKeyDictionary
 from ..context import TurnContext, current
 from ..definition import EntityDefinition, Registry
 from ..ids import EntityId
-from ..messages import Envelope, Reply, Status
+from ..messages import Envelope, Kind, Reply, Status
 from ..shard import shard_of
 from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow, RunRow
+from ..transactional import StepTransactions
 from .activation import Activation
 from .activities import ActivityPool, ActivityRunner, MakeRunner
 from .arrivals import Arrivals
@@ -32,6 +33,7 @@ from .attempts import Attempts
 from .clock import DatabaseClock
 from .committer import Committer
 from .deliveries import Delivery, Fire, Item, Respond
+from .holds import Holds
 from .readers import Readers
 from .settings import EngineSettings
 from .subjects import Subject, subject_of
@@ -77,6 +79,7 @@ class Outlets:
     activity_pool: ActivityPool | None = None
     activity_runner: MakeRunner = ActivityRunner
     """Runs attempts in this process; the test kit has its own."""
+    steps: StepTransactions | None = None
 
 
 class Engine:
@@ -114,13 +117,14 @@ class Engine:
         self._shard_count = shard_count
         self._committer = Committer(self)
         self.readers = Readers(self)
-        self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner)
+        self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner, outlets.steps)
         self.arrivals = Arrivals(self)
         self.suspects = Suspects(self)
         self.running: Item | Subject | None = None
         """What user code is running now, for whoever watches from another thread; of `running_in`, if it is an item."""
         self.running_in: Record | None = None
         self.user_tasks: WeakKeyDictionary[asyncio.Task[Any], tuple[EntityId, Item]] = WeakKeyDictionary()
+        self.holds = Holds(self)
         self.waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}
         self._ready: deque[Record] = deque()
         self._tick_queued = False
@@ -164,6 +168,7 @@ class Engine:
             self.dedicated.close()
         self.suspects.close()
         await self.readers.stop()
+        self.holds.close()
         await self._committer.stop()
         self.attempts.close()
         for activation in list(self.active.values()):
@@ -173,6 +178,7 @@ class Engine:
         """Drop everything as a crash would: nothing more is written or answered (fenced hosts, crash tests)."""
         self.is_stopped = True
         self.suspects.close()
+        self.holds.close()
         self.epochs.clear()
         self.epochs_held.clear()
         for activation in list(self.active.values()):
@@ -268,6 +274,7 @@ class Engine:
     def _send_away(self, activation: Activation) -> None:
         """Messages that have not begun go to the next owner (their senders, or the inbox, have them)."""
         activation.is_retiring = True
+        self.holds.left(activation)
         for item in list(activation.mailbox):
             if isinstance(item, Delivery):
                 item.reply(Status.NOT_OWNER, b"null", 0)
@@ -299,6 +306,9 @@ class Engine:
 
     def deliver(self, envelope: Envelope, respond: Callable[[Reply], None]) -> None:
         """A message from outside. `respond` is called once, when its outcome is durable or it is refused."""
+        if envelope.kind is Kind.TRANSACTION:
+            self.holds.deliver(envelope, respond)
+            return
         entity = EntityId(envelope.type, envelope.key)
         activation = self.active.get(entity)
         if activation is not None and activation.shard in self.epochs:

@@ -13,7 +13,7 @@ from ..ids import EntityId
 from ..messages import Envelope
 from ..shard import shard_of
 from .memory_directory import MemoryDirectory
-from .port import HostFenced, WriteConflict
+from .port import HostFenced, StagedRefused, WriteConflict
 from .rows import (
     AttemptRow,
     Batch,
@@ -26,6 +26,7 @@ from .rows import (
     ReminderRow,
     RunRow,
     RunStatus,
+    Staged,
     Suspicion,
     suspect_id,
 )
@@ -66,6 +67,8 @@ class MemoryStore(MemoryDirectory):
         self._entities: dict[EntityId, _Entity] = {}
         self.parked: dict[EntityId, str] = {}
         """Entities whose stored state cannot be loaded, with the reason."""
+        self.execute: Callable[[Staged], None] | None = None
+        """Stands for the database that staged SQL would be executed in; raises to refuse a statement."""
         self._dead_letters: dict[tuple[EntityId, str], DeadLetter] = {}
         self._suspicions: dict[tuple[EntityId, str], tuple[int, Suspicion]] = {}
         """With the time of the last change."""
@@ -84,6 +87,9 @@ class MemoryStore(MemoryDirectory):
         if conflicts:
             names = ", ".join(map(str, conflicts[:5]))
             raise WriteConflict(f"{len(conflicts)} entities are not as expected: {names}", entities=conflicts)
+        for write in batch.writes:
+            for staged in write.staged:
+                self._run_staged(write.entity, staged)
         for entity, _, attempt in batch.attempts:
             self._entity(entity).attempts[attempt.operation] = attempt
         for write in batch.writes:
@@ -92,6 +98,36 @@ class MemoryStore(MemoryDirectory):
             self._insert(write, now)
         self._deliver(envelope for _, envelope in batch.arrivals)
         return now
+
+    async def transact(self, batch: Batch) -> int:
+        if not self._can_commit(batch.incarnation):
+            raise HostFenced(f"host {batch.incarnation} is fenced, stopped or unknown; it may not write any more")
+        now = self._now_us()
+        conflicts = [
+            write.entity
+            for write in batch.writes
+            if self._owners[write.shard].epoch != batch.epochs[write.shard] or not self._fits(write, now)
+        ]
+        if conflicts:
+            names = ", ".join(map(str, conflicts[:5]))
+            raise WriteConflict(f"{len(conflicts)} entities are not as expected: {names}", entities=conflicts)
+        for write in batch.writes:
+            self._delete(write)
+        for write in batch.writes:
+            self._insert(write, now)
+        return now
+
+    def _run_staged(self, entity: EntityId, staged: Staged) -> None:
+        if self.execute is None:
+            raise StagedRefused(
+                "there is no SQL in the memory store; in tests give it something to execute staged statements: "
+                "MemoryStore().execute = ...",
+                entities=[entity],
+            )
+        try:
+            self.execute(staged)
+        except Exception as error:
+            raise StagedRefused(f"staged SQL was refused: {error}", entities=[entity]) from error
 
     def _check_owner(self, batch: Batch) -> None:
         incarnation = batch.incarnation

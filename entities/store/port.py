@@ -65,6 +65,12 @@ class NotStorable(PerdureError):
         self.entities = tuple(entities)
 
 
+class StagedRefused(NotStorable):
+    """Nothing of the batch was written: the database refuses a statement that a turn of `entities` staged."""
+
+    code = "staged_refused"
+
+
 class EntityStore(Protocol):
     """Reading entities, and the group commit."""
 
@@ -74,8 +80,19 @@ class EntityStore(Protocol):
         Raises HostFenced if the incarnation is not active or draining, or does not own a touched shard at the given
         epoch; WriteConflict if an entity's version is not `expected_version`, a history row's message id exists
         already, a reminder in `reminders_gone` is not there exactly so (or, if fired, is not due yet), or a taken
-        mailbox item is gone; NotStorable if the database cannot hold a value; StoreUnavailable if the database
-        failed (then look at `maybe_applied`).
+        mailbox item is gone; StagedRefused if a staged statement is refused; NotStorable if the database cannot hold a
+        value; StoreUnavailable if the database failed (then look at `maybe_applied`).
+        """
+        ...
+
+    async def transact(self, batch: Batch) -> int:
+        """Write a transaction over entities of whatever owners, all or nothing. Returns the database's time (µs).
+
+        `batch.epochs` are the epochs under which the entities were held: shards at these epochs have had no new owner
+        since, and cannot get one before this has ended. `batch.incarnation` is who writes; it need own none of them.
+        Raises HostFenced if the incarnation is not active or draining; WriteConflict if a shard's epoch or an
+        entity's version differs, or a history row's message id exists already; NotStorable and StoreUnavailable as
+        `commit`.
         """
         ...
 

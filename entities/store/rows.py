@@ -192,6 +192,15 @@ class DeadLetter(NamedTuple):
     error: bytes
 
 
+class Staged(NamedTuple):
+    """A statement of user code, executed in the commit of its turn after everything else."""
+
+    sql: str
+    """With `:name` where values go."""
+    values: tuple[tuple[str, str | None], ...]
+    """By name, as Postgres reads them."""
+
+
 @dataclass(slots=True, kw_only=True, init=False)
 class EntityWrite:
     """Everything that one group commit writes for one entity: one or more consecutive turns.
@@ -229,6 +238,8 @@ class EntityWrite:
     attempts_set: list[AttemptRow]
     attempts_gone: list[str]
     dead_letters: list[DeadLetter]
+    staged: tuple[Staged, ...]
+    """Only in a write of one turn."""
 
     def __init__(
         self,
@@ -264,12 +275,14 @@ class EntityWrite:
         self.attempts_set = []
         self.attempts_gone = []
         self.dead_letters = []
+        self.staged = ()
         for name, value in rows.items():
             setattr(self, name, value)
 
     def merge(self, later: "EntityWrite") -> None:
         """Append the turns that followed these: one write with the effect of both in order."""
         self.version, self.state, self.clock = later.version, later.state, later.clock
+        self.staged += later.staged
         put = {(item.mailbox, item.position) for item in self.items_put}
         withdrawn = put & set(later.items_taken)
         self.items_put = [i for i in self.items_put if (i.mailbox, i.position) not in withdrawn] + later.items_put

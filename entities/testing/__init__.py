@@ -6,12 +6,14 @@ from .fakes import Attempt, Fake, WrongFake, fails, fake, in_turn
 from .local import LocalCluster
 from .replay import check_replay
 from .resume_check import NotRepeatable
+from .steps import FakeSteps
 from .world import PerdureTest, Point, Stuck, UntimelyEffect
 
 __all__ = [
     "Attempt",
     "CrashReport",
     "Fake",
+    "FakeSteps",
     "LocalCluster",
     "NotRepeatable",
     "PerdureTest",

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -30,6 +30,7 @@ from ..shard import shard_of
 from ..store.memory import MemoryStore
 from ..store.port import Directory, EntityStore
 from ..store.rows import HostRow
+from ..transactional import StepTransactions
 
 
 class Store(EntityStore, Directory, Protocol):
@@ -49,7 +50,9 @@ class LocalCluster:
         hosts: int = 1,
         settings: EngineSettings | None = None,
         lease_s: float = 3600.0,
+        steps: Callable[[], StepTransactions] | None = None,
     ) -> None:
+        """`steps`: makes what executes transactional steps, for each host one."""
         self.registry = Registry(entities)
         self.store: Store = store if store is not None else MemoryStore()
         self.engines: list[Engine] = []
@@ -58,13 +61,16 @@ class LocalCluster:
         self._settings = settings or EngineSettings(idle_s=60.0)
         self._wanted = hosts
         self._lease_s = lease_s
+        self._steps = steps
         self._names = itertools.count(1)
         self._shard_count = 0
         self._waiting: dict[str, set[asyncio.Future[Reply]]] = {}
         self._is_served = asyncio.Event()
         """Every shard has a living owner."""
+        self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self._shard_count = await self.store.shard_count()
         for _ in range(self._wanted):
             await self.add_host()
@@ -104,7 +110,8 @@ class LocalCluster:
         return engine
 
     def _outlets(self, incarnation: str) -> Outlets:
-        return Outlets(hint=self._hint, fenced=lambda _: None)
+        steps = self._steps() if self._steps is not None else None
+        return Outlets(hint=self._hint, fenced=lambda _: None, steps=steps)
 
     async def balance(self) -> None:
         """Give every shard without a living owner to a host, in turn."""
@@ -144,8 +151,14 @@ class LocalCluster:
             engine.wake(entities)
 
     async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
-        """See `perdure.entities.client.Caller`."""
-        time = asyncio.get_running_loop().time
+        """See `perdure.entities.client.Caller`. Activities call from a loop in another thread."""
+        if asyncio.get_running_loop() is self._loop:
+            return await self._request(envelope, timeout_s=timeout_s)
+        elsewhere = asyncio.run_coroutine_threadsafe(self._request(envelope, timeout_s=timeout_s), self._loop)
+        return await asyncio.wrap_future(elsewhere)
+
+    async def _request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
+        time = self._loop.time
         deadline = time() + timeout_s
         shard = shard_of(envelope.type, envelope.key, self._shard_count)
         self.requests += 1

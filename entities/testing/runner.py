@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..engine.activities import ActivityCall, ActivityPool, ActivityRunner, Finished
 from ..engine.settings import EngineSettings
+from ..transactional import StepTransactions
 
 
 class Stage(Protocol):
@@ -31,11 +32,12 @@ class StagedRunner(ActivityRunner):
         settings: EngineSettings,
         finished: Finished,
         pool: ActivityPool | None,
+        steps: StepTransactions | None,
         *,
         stage: Stage,
         incarnation: str,
     ) -> None:
-        super().__init__(settings, finished, pool)
+        super().__init__(settings, finished, pool, steps)
         self._stage = stage
         self._incarnation = incarnation
 

@@ -18,6 +18,7 @@ SHORT = {
     "orders": ["--rounds", "5"],
     "passivation": [],
     "programs": ["--rounds", "40"],
+    "transfers": ["--seconds", "12"],
     "zombie": ["--rounds", "2"],
 }
 

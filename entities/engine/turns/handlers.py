@@ -156,6 +156,9 @@ class HandlerTurns(Rebuild):
     ) -> None:
         """The handler has returned or raised: commit its turn, or restore the state and record the error."""
         context.is_closed = True
+        staged = context.effects.staged
+        if staged is not None and error is None and not self._may_stage(delivery):
+            return
         body = NULL
         if error is None:
             try:
@@ -175,6 +178,8 @@ class HandlerTurns(Rebuild):
             self._fired(write, delivery, delivery.fired, context.effects)
         if context.effects.outgoing or context.effects.reminders:
             self._perform(write, context.effects)
+        if staged is not None:
+            self._stage(write, staged)
         self._changed()
 
     def _failed(self, delivery: Delivery, method: "Handler[Any, Any]", error: BaseException) -> None:

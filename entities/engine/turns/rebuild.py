@@ -28,12 +28,12 @@ from ..replaying import rebuild_run
 from ..run import Run
 from ..subjects import run_subject
 from .record import NULL
-from .resumes import Resumes
+from .staging import Staging
 
 log = logging.getLogger("perdure.engine")
 
 
-class Rebuild(Resumes):
+class Rebuild(Staging):
     """Runs come back to memory."""
 
     __slots__ = ()

@@ -17,11 +17,12 @@ from ...errors import (
     ErrorBody,
     PerdureError,
     ResultNotSerialisable,
+    StagedSqlFailed,
     StateNotSerialisable,
 )
 from ...ids import EntityId, SendClock, new_message_id
 from ...messages import Envelope, Kind, Outcome, Status, encode_json
-from ...store.port import NotStorable
+from ...store.port import NotStorable, StagedRefused
 from ...store.rows import (
     AttemptRow,
     EntityWrite,
@@ -45,6 +46,8 @@ from ..run import Run
 if TYPE_CHECKING:
     from ...definition import EntityDefinition
     from ..engine import Engine
+    from .holding import EntityHold
+    from .staging import StagingBarrier
 
 log = logging.getLogger("perdure.engine")
 
@@ -122,7 +125,7 @@ class Record:
         self.write: EntityWrite | None = None
         self.turns: list[tuple[Item | None, Output | None]] = []
         self.inflight: tuple[EntityWrite, list[tuple[Item | None, Output | None]]] | None = None
-        self.busy: asyncio.Task[Any] | None = None
+        self.busy: asyncio.Task[Any] | EntityHold | StagingBarrier | None = None
         self.is_waiting = False
         self.is_queued = False
         self.is_dead = False
@@ -431,7 +434,8 @@ class Record:
         _, turns = self.inflight
         for item, _ in turns:
             if isinstance(item, Delivery):
-                item.problem = StateNotSerialisable(f"{self.id}: {problem.message}")
+                what = StagedSqlFailed if isinstance(problem, StagedRefused) else StateNotSerialisable
+                item.problem = what(f"{self.id}.{item.envelope.name}: {problem.message}; the turn changed nothing")
             elif isinstance(item, ActivityDone):
                 item.event = failure(item.call, ResultNotSerialisable(f"{self.id}: {problem.message}"))
 
@@ -446,7 +450,7 @@ class Record:
         kept: list[Item] = []
         for item in items:
             if isinstance(item, Delivery):
-                if item.fired is None:
+                if item.fired is None or item.problem is not None:
                     item.needs_lookup = True
                     item.is_storing = item.is_done = False
                     kept.append(item)
