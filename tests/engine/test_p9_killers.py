@@ -38,18 +38,18 @@ class CountingStore(FaultyStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.questions = 0
+        self.inquiries = 0
 
     async def suspect(self, evidence: Sequence[Suspicion]) -> None:
-        self.questions += 1
+        self.inquiries += 1
         await super().suspect(evidence)
 
     async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
-        self.questions += 1
+        self.inquiries += 1
         return await super().suspicions(keys)
 
     async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
-        self.questions += 1
+        self.inquiries += 1
         await super().acquit(keys)
 
     def points(self) -> dict[str, int]:
@@ -268,7 +268,7 @@ async def test_nothing_is_counted_without_crashes(cluster: LocalCluster, store: 
     assert await Fragile.ref("f").run() == "done"
     await becomes(Fragile.ref("g").notes, ["hello"])
     await eventually(lambda: not store.waiting_messages() and not store.reminder_rows())
-    assert store.questions == 0
+    assert store.inquiries == 0
 
 
 async def test_one_crash_holds_nobody_up_and_leaves_nothing(cluster: LocalCluster, store: CountingStore) -> None:
