@@ -8,7 +8,6 @@ with recorded entries and drops what is asked for, comparing it with the record.
 import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
@@ -55,8 +54,6 @@ if TYPE_CHECKING:
     from ..signature import Signature
 
 RECEIVERS_MAX = 1_000
-CHAIN_MAX = 64
-"""Runs named to those that a run waits for, of the many that may wait for it."""
 
 
 class _OperationFuture(asyncio.Future[Any]):
@@ -328,25 +325,6 @@ class Run:
     def address(self, number: int) -> str:
         """Address of one of this run's operations."""
         return str(OperationAddress(self.row.workflow, self.row.run_id, number))
-
-    def waiters(self) -> tuple[str, ...]:
-        """This run and those known to wait for it, outermost first: what it starts or awaits must not wait for them."""
-        joined = (address.rpartition("#") for address in self.row.reply_to)
-        names = (f"{entity}#{operation.partition('/')[0]}" for entity, _, operation in joined)
-        return (*dict.fromkeys((*self.row.chain, *islice(names, CHAIN_MAX))), f"{self.entity}#{self.row.workflow}")
-
-    def ring_with(self, chain: tuple[str, ...]) -> list[str] | None:
-        """The ring that would close if the last run of `chain` waited for this one; None if there is none."""
-        me = f"{self.entity}#{self.row.workflow}"
-        waits_for = {
-            f"{op.detail.target}#{op.detail.name}"
-            for op in self.pending.values()
-            if op.kind is OperationKind.CALL and op.detail.kind in (Kind.START, Kind.RESULT)
-        }
-        for index, waiter in enumerate(chain):
-            if waiter == me or waiter in waits_for:
-                return [*chain[index:], me] if waiter == me else [me, *chain[index:], me]
-        return None
 
     def waiting_for(self) -> str:
         """What it waits for, for people."""

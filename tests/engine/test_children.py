@@ -73,6 +73,15 @@ class Node(Entity):
         return "never"
 
     @workflow
+    async def continues(self, child: str, rounds: int) -> str:
+        if rounds == 3:
+            await Node.ref(child).waits.options(parent_close="cancel").start()
+        if rounds:
+            await self.continues.continue_as_new(child, rounds - 1)
+        await asyncio.sleep(3600)
+        return "never"
+
+    @workflow
     async def quick(self, number: int) -> int:
         return number
 
@@ -246,6 +255,14 @@ async def test_a_child_that_its_parent_gave_up_on_still_ends_with_it(nodes: Loca
     assert await C.lines() == ["waits"]
     await nodes.crash()
     await P.gives_up.terminate()
+    await ended(C, WorkflowCancelled, "cancelled")
+
+
+async def test_children_stay_with_a_run_that_continues_as_new(nodes: LocalCluster) -> None:
+    await P.continues.start("c", 3)
+    await becomes(C.lines, ["waits"])
+    await nodes.crash()
+    await P.continues.cancel()
     await ended(C, WorkflowCancelled, "cancelled")
 
 

@@ -167,54 +167,6 @@ class Record:
                 if isinstance(item, Delivery) and item.is_one_way:
                     self.engine.persist(self, item)
 
-    def _hold_back(self, delivery: Delivery) -> None:
-        """This message has to wait, and so has what its sender sent later: order per sender (P5)."""
-        sender = delivery.envelope.sender
-        later = [i for i in self.mailbox if isinstance(i, Delivery) and i.is_one_way and i.envelope.sender == sender]
-        for item in later:
-            self.mailbox.remove(item)
-            self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
-        self.blocked.setdefault(sender, deque()).extendleft(reversed([delivery, *later]))
-
-    @property
-    def held_back(self) -> int:
-        """Messages that wait for a retry, or for room in a durable mailbox."""
-        return sum(map(len, self.blocked.values())) if self.blocked else 0
-
-    def is_full(self, mailbox: str) -> bool:
-        """Whether a durable mailbox holds as many items as it may."""
-        return len(self.items.get(mailbox, ())) >= self.definition.mailboxes[mailbox].max_items
-
-    def _let_in(self, mailbox: str) -> None:
-        """An item has been taken: what waited for that goes on, in the order in which each sender sent it."""
-        senders = self.crowded.pop(mailbox, None)
-        room = self.definition.mailboxes[mailbox].max_items - len(self.items.get(mailbox, ()))
-        for sender in list(senders or ()):
-            held = self.blocked.get(sender)
-            let_in: list[Delivery] = []
-            while held:
-                envelope = held[0].envelope
-                if envelope.kind is Kind.SIGNAL and envelope.name == mailbox:
-                    if room <= 0:
-                        self.crowded.setdefault(mailbox, {})[sender] = None
-                        break
-                    room -= 1
-                let_in.append(held.popleft())
-            if held is not None and not held:
-                del self.blocked[sender]
-            self._go_first(sender, let_in)
-        self.engine.ready(self)
-
-    def _go_first(self, sender: str, deliveries: list[Delivery]) -> None:
-        """Put these before everything that waits, but behind what the same sender sent before them."""
-        mine = [
-            place
-            for place, item in enumerate(self.mailbox)
-            if isinstance(item, Delivery) and item.is_one_way and item.envelope.sender == sender
-        ]
-        for place, delivery in enumerate(deliveries, mine[-1] + 1 if mine else 0):
-            self.mailbox.insert(place, delivery)
-
     def pump(self, budget: int) -> int:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
         raise NotImplementedError

@@ -26,6 +26,7 @@ from ..deliveries import (
     mailbox_full,
 )
 from ..journal import Event, EventKind
+from ..rings import ring_with
 from ..run import Run
 from .queries import Queries
 from .record import NULL
@@ -89,7 +90,7 @@ class Requests(Queries):
         """Another entity's workflow waits for this run: answer now, or note it with the run."""
         envelope = delivery.envelope
         run = self.runs.get(row.workflow)
-        ring = run.ring_with(envelope.chain) if run is not None else None
+        ring = ring_with(run, envelope.chain) if run is not None else None
         if ring is not None:
             self._reject(
                 delivery,

@@ -38,13 +38,15 @@ from ..deliveries import (
 from ..journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, encode_entry
 from ..limits import check_journal, journal_note, next_run_id
 from ..loop import SpinningWorkflow
+from ..rings import waiters
 from ..run import Run
-from .record import NULL, Record
+from .held import Held
+from .record import NULL
 
 log = logging.getLogger("perdure.engine")
 
 
-class Resumes(Record):
+class Resumes(Held):
     """Resuming and ending runs."""
 
     __slots__ = ()
@@ -172,7 +174,7 @@ class Resumes(Record):
                         sender=str(self.id),
                         position=self.clock.next(self.engine.now_us()),
                         reply_to=f"{self.id}#{run.address(operation.number)}",
-                        chain=run.waiters() if detail.kind in (Kind.START, Kind.RESULT) else (),
+                        chain=waiters(run) if detail.kind in (Kind.START, Kind.RESULT) else (),
                     ),
                 )
             case _:
