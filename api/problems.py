@@ -38,6 +38,7 @@ from ..entities.errors import (
     InvalidArguments,
     InvalidKey,
     InvalidReminder,
+    JournalTooLong,
     NoSuchRun,
     NotConnected,
     NotDurable,
@@ -127,6 +128,7 @@ TABLE: dict[type[PerdureError], Row] = {
     # User code said no, on purpose
     ApplicationError: Row(422, "The application refused"),
     WorkflowFailed: Row(422, "The workflow failed"),
+    JournalTooLong: Row(422, "The workflow's journal is too long"),
     WorkflowCancelled: Row(409, "The workflow was cancelled"),
     WorkflowTerminated: Row(409, "The workflow was terminated"),
     # User code is broken

@@ -6,6 +6,7 @@ differs is played again alone by `PERDURE_SEED=<seed> pytest tests/engine/test_r
 
 import asyncio
 import logging
+import traceback
 
 from tests.engine.random_programs import compare, outside
 
@@ -30,7 +31,7 @@ async def run(options: Options) -> Verdict:
             async with asyncio.timeout(LIMIT_S):
                 undisturbed, disturbed = await compare(seed)
         except Exception as error:
-            failed.append(f"seed {seed}: {error!r}")
+            failed.append(f"seed {seed}: {error!r} {_where(error)}")
         else:
             if undisturbed != disturbed:
                 different.append(f"seed {seed}: {disturbed} instead of {undisturbed}")
@@ -41,3 +42,11 @@ async def run(options: Options) -> Verdict:
     verdict.none_of("every program ends and leaves nothing behind", failed, f"{rounds} programs")
     verdict.figure("commits of disturbed programs", commits)
     return verdict
+
+
+def _where(error: BaseException) -> str:
+    """Where it was raised; for a time limit: what was being waited for."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-6:])
