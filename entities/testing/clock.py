@@ -26,8 +26,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-HOUSEKEEPING = frozenset({f"perdure {name}" for name in ("poll", "prune", "sweep", "timers", "window")})
-"""Tasks of the engine that look again and again."""
+SERVICE = "perdure "
+"""What the names of the engine's own tasks begin with. They look again and again, except for these:"""
+AWAKE = frozenset(
+    f"{SERVICE}{name}" for name in ("committer", "loads", "lookups", "mail", "parked", "rehydrate", "suspects")
+)
+"""They wait to be asked, and sleep only while somebody waits for them."""
 SETTLE_US = 5_000_000
 """How long after the last work housekeeping may find what was lost."""
 THREAD_LIMIT_S = 30.0
@@ -135,7 +139,7 @@ class VirtualClock:
     ) -> asyncio.TimerHandle:
         timer = self._call_at(when, callback, *args, context=context)
         task = asyncio.current_task(self._loop)
-        if task is not None and task.get_name() in HOUSEKEEPING:
+        if task is not None and (name := task.get_name()).startswith(SERVICE) and name not in AWAKE:
             self._housekeeping.append(timer)
         return timer
 

@@ -255,7 +255,9 @@ class PerdureTest(LocalCluster):
             # What `deliver` has left of FOREVER_S may be a little less.
             return await super().request(envelope, timeout_s=inf if timeout_s > FOREVER_S - 60 else timeout_s)
         finally:
-            self.callers -= Counter([caller])
+            self.callers[caller] -= 1
+            if not self.callers[caller]:
+                del self.callers[caller]
 
     # --- what happens inside ---
 

@@ -10,6 +10,7 @@ from perdure.entities import Entity, condition, handler, now, query, workflow
 from .activities import bill, is_paying, send_trial_expired
 
 DAY = 24 * 3600.0
+BILLS_PER_JOURNAL = 24  # two years: what a restart has to read again stays short for ever
 
 Status = Literal["New", "Trial", "Active", "Trial expired", "Cancelled"]
 
@@ -44,20 +45,25 @@ class Subscription(Entity):
 
     @workflow
     async def run(self, plan: Plan = PLAN) -> Status:
-        self.status = "Trial"
-        if await self.cancelled_within(plan.trial_s):
-            return self.end("Cancelled")
-        if not await is_paying(self.key):
-            await send_trial_expired(self.key)
-            return self.end("Trial expired")
+        if self.status == "New":
+            self.status = "Trial"
+            if await self.cancelled_within(plan.trial_s):
+                return self.end("Cancelled")
+            if not await is_paying(self.key):
+                await send_trial_expired(self.key)
+                return self.end("Trial expired")
+            self.status = "Active"
 
-        self.status = "Active"
-        while not await self.cancelled_within(plan.period_s):
+        for _ in range(BILLS_PER_JOURNAL):
+            if await self.cancelled_within(plan.period_s):
+                break
             receipt = await bill(self.key, plan.cents)
             if receipt.is_cancelled:
                 break
             self.billings += 1
             self.last_receipt = receipt.number
+        else:
+            await self.run.continue_as_new(plan)  # the same run for everybody else, with an empty journal
         return self.end("Cancelled")
 
     async def cancelled_within(self, seconds: float) -> bool:

@@ -1,7 +1,6 @@
 """Story 3, subscription: ten years of it, and every way in which it ends."""
 
 import asyncio
-import time
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -38,7 +37,7 @@ class NextRelease(Subscription, name="Subscription"):
 
 
 async def test_ten_years_with_restarts_and_releases() -> None:
-    began = time.monotonic()
+
     stand_ins = fakes()
     async with PerdureTest([Subscription], activities=stand_ins, check_resumes=False) as world:
         ada = Subscription.ref("ada")
@@ -63,7 +62,6 @@ async def test_ten_years_with_restarts_and_releases() -> None:
         assert times[0] - start == timedelta(days=14 + 30)
         assert all(timedelta(days=30) <= b - a < timedelta(days=30, minutes=1) for a, b in pairwise(times))
         assert not await NextRelease.ref("ada").has_coupon()
-    assert time.monotonic() - began < 5, "ten years take a fraction of a second, on a busy machine a little more"
 
 
 async def test_who_does_not_pay_gets_a_mail_after_the_trial() -> None:
