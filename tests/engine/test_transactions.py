@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -104,10 +105,11 @@ async def move(source: str, target: str, amount: int) -> int:
     return await once(Purse.ref(source), Purse.ref(target), amount)
 
 
-@pytest.fixture
-async def cluster(store: FaultyStore) -> AsyncGenerator[LocalCluster]:
+@pytest.fixture(params=["kept", "evicted"])
+async def cluster(request: pytest.FixtureRequest, store: FaultyStore) -> AsyncGenerator[LocalCluster]:
     """Two hosts with purses."""
-    async with LocalCluster([Purse], store=store, hosts=2, settings=QUICK) as cluster:
+    settings = replace(QUICK, evict_after_every_turn=request.param == "evicted")
+    async with LocalCluster([Purse], store=store, hosts=2, settings=settings) as cluster:
         yield cluster
 
 
