@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from ..entities.errors import (
     ActivityFailed,
+    ActivityHostLost,
     ActivityTimeout,
     AlreadyStarted,
     ApplicationError,
@@ -32,6 +33,7 @@ from ..entities.errors import (
     ErrorBody,
     HandlerFailed,
     HandlerTimeout,
+    HostKilled,
     IdempotencyMismatch,
     InvalidArguments,
     InvalidKey,
@@ -59,6 +61,7 @@ from ..entities.errors import (
 )
 from ..entities.ids import new_message_id
 from ..entities.messages import encode_json
+from ..entities.schedules import NoSuchSchedule
 from ..entities.store.port import HostFenced, StoreUnavailable, WriteConflict
 
 MEDIA_TYPE = "application/problem+json"
@@ -102,6 +105,7 @@ TABLE: dict[type[PerdureError], Row] = {
     PayloadTooLarge: Row(413, "The payload is too large"),
     InvalidReminder: Row(422, "The reminder is not usable"),
     NoSuchRun: Row(404, "The workflow was never started"),
+    NoSuchSchedule: Row(404, "There is no such schedule"),
     # It clashes with what is there
     Conflict: Row(409, "The request clashes with what exists"),
     IdempotencyMismatch: Row(409, "The idempotency key was used for another request"),
@@ -128,7 +132,9 @@ TABLE: dict[type[PerdureError], Row] = {
     # User code is broken
     HandlerFailed: Row(500, "The handler raised an unexpected error"),
     HandlerTimeout: Row(500, "The handler took too long"),
+    HostKilled: Row(500, "The message ends every host that runs it"),
     ActivityFailed: Row(502, "An activity failed for good"),
+    ActivityHostLost: Row(502, "The host of an activity died"),
     ActivityTimeout: Row(504, "An activity ran out of time"),
     DurableAwaitInHandler: Row(500, "The handler is written wrongly"),
     NotInWorkflow: Row(500, "The handler is written wrongly"),

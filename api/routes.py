@@ -174,7 +174,7 @@ def gateway_router(
     """
     registry = entities if isinstance(entities, Registry) else Registry(entities)
     limits = settings or Settings()
-    by_type = {definition.name: Operations(definition) for definition in registry}
+    by_type = _operations(registry)
     router = _router(prefix, None, dependencies)
     dispatch = _dispatch(registry, by_type, limits)
     for path in _MEMBER_PATHS:
@@ -197,8 +197,13 @@ def direct_routes(entities: Registry, *, prefix: str, settings: Settings) -> lis
     """The generic routes of `gateway_router` without FastAPI in between, to stand before them in an application whose
     access is guarded elsewhere.
     """
-    dispatch = _dispatch(entities, {definition.name: Operations(definition) for definition in entities}, settings)
+    dispatch = _dispatch(entities, _operations(entities), settings)
     return [DirectRoute(f"{prefix}/{{type}}{path}", dispatch, methods=_METHODS) for path in _MEMBER_PATHS]
+
+
+def _operations(registry: Registry) -> dict[str, Operations]:
+    """Of every type, the built-in ones (schedules, events) included."""
+    return {definition.name: Operations(definition) for definition in (*registry, *registry.built_in())}
 
 
 def _dispatch(registry: Registry, by_type: dict[str, Operations], settings: Settings) -> Endpoint:

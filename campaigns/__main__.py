@@ -17,6 +17,7 @@ CAMPAIGNS = {
     "orders": "SIGKILL of hosts, supervisor, gateway and Postgres while food is delivered",
     "zombie": "a host stopped for longer than its lease, then continued",
     "counters": "1,000 counters, 200 callers, a host killed every 5 s",
+    "long-lives": "a million calls to one entity, fifty thousand signals to one workflow",
     "passivation": "10,000 idle entities leave memory and come back",
     "dedicated": "an entity in a Ray actor of its own, killed",
     "transfers": "64 transfers at a time, by transaction and by saga, while hosts are killed",

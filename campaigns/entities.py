@@ -136,6 +136,26 @@ class Ruling(BaseModel):
     by: str
 
 
+class Stream(Entity):
+    """Handles numbered signals for a long time; begins a new journal now and then."""
+
+    received: int = 0
+    numbers = Mailbox(int)
+
+    @workflow
+    async def run(self, per_journal: int, until: int) -> int:
+        for _ in range(per_journal):
+            number = await self.numbers.receive()
+            if number != self.received + 1:
+                raise ValueError(f"signal {number} came after {self.received}")
+            self.received = number
+            if number == until:
+                break
+        else:
+            await self.run.continue_as_new(per_journal, until)
+        return self.received
+
+
 class Approval(Entity):
     """Waits for its decision, however long that takes."""
 

@@ -23,7 +23,7 @@ def perdure_engine(request: EngineRequest) -> HostedEngine:
         settings=EngineSettings(**request.settings),
         outlets=Outlets(hint=request.hint, fenced=request.fenced, activity_pool=RayActivities(), steps=request.steps),
     )
-    spawn = partial(start_actor, host=this_actor(), shard_count=request.shard_count)
+    spawn = partial(start_actor, host=this_actor(), entities=request.entities, shard_count=request.shard_count)
     dedicated = DedicatedActors(engine, request.store, spawn, ExchangeSettings())
     engine.host_elsewhere(dedicated)
     request.serve(dedicated.serve)

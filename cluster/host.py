@@ -5,7 +5,8 @@ Life:   start → serving → (draining →) gone
 * start: build the engine (imports the application), register with a lease, begin to renew it, settle.
 * serving: calls of links go to the engine. Four loops run, all on this one event loop, which is also the one that
   runs the entities: renewing the lease, settling ownership, following the routes, looking after the supervisor. A
-  handler that blocks the loop blocks the renewal as well, so a wedged host loses its lease and others take over.
+  handler that blocks the loop blocks the renewal as well, so a wedged host loses its lease and others take over; a
+  thread (watchdog.py) names the culprit and ends the process.
 * draining: `drain()` gives up all shards in bounded parts, commits, retires the incarnation, ends the process.
 * fenced: whoever finds out (a commit, a renewal, a look at the directory) ends the process at once. Nothing is cleaned
   up: what was not committed is nobody's loss, for nobody was told.
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from ..entities.client import set_default
 from ..entities.ids import EntityId
 from ..entities.store.port import HostFenced
-from ..entities.store.rows import HostRow
+from ..entities.store.rows import HostRow, Suspicion
 from .addresses import HostAddress, host_actor
 from .client import Client
 from .exchange import Exchange
@@ -43,6 +44,7 @@ from .routes import Routes
 from .stores import Store, StoreAddress
 from .targets import Targets
 from .tasks import Poke, end, repeat
+from .watchdog import Limits, Running, Watchdog
 
 log = logging.getLogger("perdure.host")
 
@@ -50,6 +52,9 @@ LAST_WORDS_S = 0.2
 """Between the last answer of a host and the end of its process: the answer must get out."""
 EXIT_RETIRED = 0
 EXIT_FENCED = 70
+EXIT_BLOCKED = 71
+CHARGE_SHARE = 0.75
+"""Of the lease: what blocks a host is on record before anybody can take over."""
 
 
 class HostSpec(BaseModel):
@@ -119,6 +124,7 @@ class Host:
         self._ownership: Ownership
         self._peers: Peers
         self._client: Client
+        self._watchdog: Watchdog
 
     async def start(self) -> None:
         """Become a host. Raises if the database or the application is not in order; then nothing was registered."""
@@ -156,6 +162,7 @@ class Host:
             fenced=self._fenced,
         )
         await self._register()
+        self._watchdog = self._watch()
         self._tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
@@ -231,6 +238,33 @@ class Host:
         log.error("host %s ends: %s", self._incarnation, reason)
         self._world.exit_process(EXIT_FENCED)
 
+    # --- blocked ---
+
+    def _watch(self) -> Watchdog:
+        settings = self._settings
+        end_s = settings.blocked_end_s
+        limits = Limits(
+            warn_s=settings.blocked_warn_s, charge_s=min(CHARGE_SHARE * settings.lease_s, end_s), end_s=end_s
+        )
+        engine = self._engine
+
+        def running(task: "asyncio.Task[Any] | None") -> Running | None:
+            found = engine.running_code(task)
+            return Running(*found) if found is not None else None
+
+        async def testify(evidence: Suspicion) -> None:
+            store = self._spec.address.open_for_renewals(settings.lease_s)  # this loop's own; bounded in every wait
+            try:
+                await store.suspect([evidence])
+            finally:
+                await store.close()
+
+        watchdog = Watchdog(
+            limits=limits, running=running, testify=testify, end=lambda: self._world.exit_process(EXIT_BLOCKED)
+        )
+        watchdog.start()
+        return watchdog
+
     # --- leaving ---
 
     async def _leave(self) -> None:
@@ -242,6 +276,7 @@ class Host:
         self._exchange.release()
         await self._store.retire(self._incarnation)
         self._is_over = True
+        self._watchdog.stop()
         await end(*self._tasks)
         self._world.supervisor_changed()
         asyncio.get_running_loop().call_later(LAST_WORDS_S, self._world.exit_process, EXIT_RETIRED)

@@ -3,11 +3,13 @@
 The engine is named by `module:function` in the targets, so that a test can run hosts with another one.
 """
 
+import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from ..entities.engine.subjects import Subject
 from ..entities.ids import EntityId
 from ..entities.messages import Envelope, Reply
 from ..entities.store.port import EntityStore
@@ -31,8 +33,8 @@ class HostedEngine(Protocol):
         """These entities have mail in the store."""
         ...
 
-    def own(self, epochs: Mapping[int, int]) -> None:
-        """Shards gained."""
+    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
+        """Shards gained; `taken_over`: those of them that their former owner did not release in order."""
         ...
 
     async def disown(self, shards: Collection[int]) -> None:
@@ -41,6 +43,10 @@ class HostedEngine(Protocol):
 
     def set_lease(self, monotonic_deadline: float, database_us: int) -> None:
         """How long this host may answer from memory."""
+        ...
+
+    def running_code(self, task: "asyncio.Task[Any] | None") -> tuple[object, Subject] | None:
+        """What user code blocks the loop, whose current task this is. The one method for another thread."""
         ...
 
     def stats(self) -> dict[str, int]:

@@ -33,6 +33,7 @@ class Pending:
         "is_lost",
         "is_sent",
         "is_wait",
+        "losses",
         "order",
         "shard",
         "size",
@@ -50,6 +51,8 @@ class Pending:
         """Waits for something that may take for ever, and is no work for the host."""
         self.attempts = 0
         """Sends that came to nothing."""
+        self.losses = 0
+        """Hosts that were lost while they had it."""
         self.has_left = False
         """It was sent at least once."""
         self.is_sent = False
@@ -148,8 +151,11 @@ class Link:
             self._queue = deque(pending for pending in self._queue if pending.shard != shard)
         return taken
 
-    def close(self) -> list[Pending]:
-        """Stop; returns everything that was not answered, in order. What had been sent is marked as lost."""
+    def close(self, *, is_host_lost: bool = False) -> list[Pending]:
+        """Stop; returns everything that was not answered, in order. What had been sent is marked as lost.
+
+        `is_host_lost`: the host died or was fenced, maybe of one of these: counted for each but those that only wait.
+        """
         self.is_closed = True
         for timer in (self._nagle, self._silence):
             if timer is not None:
@@ -157,6 +163,7 @@ class Link:
         unanswered = list(self._unanswered.values())
         for pending in unanswered:
             pending.is_lost = True
+            pending.losses += is_host_lost and not pending.is_wait
             pending.is_sent = False
             pending.where = None
         left = unanswered + [pending for pending in self._queue if not pending.future.done()]
@@ -217,8 +224,9 @@ class Link:
         first = self._next_number
         envelopes: list[Envelope] = []
         for number, pending in enumerate(batch, first):
-            if pending.has_left and not pending.envelope.is_retry:
-                pending.envelope = msgspec.structs.replace(pending.envelope, is_retry=True)
+            if pending.has_left and (not pending.envelope.is_retry or pending.losses > pending.envelope.losses):
+                losses = max(pending.losses, pending.envelope.losses)
+                pending.envelope = msgspec.structs.replace(pending.envelope, is_retry=True, losses=losses)
             pending.has_left = pending.is_sent = True
             pending.where = (self, number)
             self._unanswered[number] = pending

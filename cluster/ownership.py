@@ -85,7 +85,7 @@ class Ownership:
             gain = [row.shard for row in owners if desired[row.shard] == mine and row.owner not in live]
             surplus = [shard for shard in sorted(self.epochs) if desired[shard] != mine]
             if gain:
-                await self._claim(gain)
+                await self._claim(gain, {row.shard for row in owners if row.owner})
             if surplus:
                 leaving = surplus[: self._move_max]
                 await self._give_up(leaving)
@@ -132,19 +132,19 @@ class Ownership:
         if strays:
             self._own(strays)
 
-    async def _claim(self, shards: Collection[int]) -> None:
+    async def _claim(self, shards: Collection[int], unreleased: Collection[int]) -> None:
         try:
             claimed = await self._store.claim(self._incarnation, shards)
         except HostFenced as error:
             self._fenced(error.message)
             return
         if claimed:
-            self._own(claimed)
+            self._own(claimed, taken_over=claimed.keys() & unreleased)
 
-    def _own(self, epochs: dict[int, int]) -> None:
+    def _own(self, epochs: dict[int, int], *, taken_over: Collection[int] = ()) -> None:
         log.info("host %s gained %d shards", self._incarnation, len(epochs))
         self.epochs.update(epochs)
-        self._engine.own(epochs)
+        self._engine.own(epochs, taken_over=taken_over)
         self._changed()
 
     async def _give_up(self, shards: Collection[int]) -> None:

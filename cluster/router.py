@@ -218,10 +218,11 @@ class Router:
         """Everything on that link is sent again."""
         if self._links.get(link.incarnation) is link:
             del self._links[link.incarnation]
-        if error is not None and is_actor_dead(error):
+        is_dead = error is not None and is_actor_dead(error)
+        if is_dead:
             self._dead.add(link.incarnation)
         log.info("link to host %s lost: %r", link.incarnation, error)
-        self._resend(link)
+        self._resend(link, is_host_lost=is_dead)
 
     def silent(self, link: Link) -> None:
         """If the host was fenced, newer routes drop it and its requests are sent again."""
@@ -229,8 +230,8 @@ class Router:
 
     # --- trying again ---
 
-    def _resend(self, link: Link) -> None:
-        left = link.close()
+    def _resend(self, link: Link, *, is_host_lost: bool) -> None:
+        left = link.close(is_host_lost=is_host_lost)
         for pending in left:
             if not pending.future.done():
                 pending.attempts += 1
@@ -292,7 +293,7 @@ class Router:
         alive = self._routes.table.actors
         self._dead &= alive.keys()
         for incarnation in [name for name in self._links if name not in alive]:
-            self._resend(self._links.pop(incarnation))
+            self._resend(self._links.pop(incarnation), is_host_lost=True)
         for shard, stall in list(self._stalls.items()):
             owner = self._routes.owner(shard)
             if owner and owner != stall.owner and owner not in self._dead:

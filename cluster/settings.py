@@ -3,7 +3,9 @@
 Times are seconds. The values travel to hosts and the supervisor inside the targets, so that one `up()` decides them.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ExchangeSettings(BaseModel):
@@ -48,6 +50,11 @@ class ClusterSettings(BaseModel):
     lease_margin_s: float = Field(default=0.2, ge=0)
     """A host stops trusting its lease so much earlier: clocks of different machines run at slightly different
     speeds."""
+    blocked_warn_s: float = Field(default=1.0, gt=0)
+    """Code that blocks a host's event loop for so long is logged, with the stack."""
+    blocked_max_s: float | None = Field(default=None, gt=0)
+    """Code that blocks it for so long is charged with it, and the process ends. More than the lease, which is lost by
+    then; by default 10 s, or twice the lease if that is more."""
     settle_s: float = Field(default=1.0, gt=0)
     """How often a host compares what it owns with what it should own."""
     move_max: int = Field(default=32, ge=1)
@@ -70,3 +77,14 @@ class ClusterSettings(BaseModel):
     drain_s: float = Field(default=25.0, gt=0)
     """A host that has not drained by then is left to its fate: its shards are taken over as if it had died."""
     exchange: ExchangeSettings = ExchangeSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.blocked_max_s is not None and self.blocked_max_s <= self.lease_s:
+            raise ValueError(f"blocked_max_s ({self.blocked_max_s:g}) must be more than lease_s ({self.lease_s:g})")
+        return self
+
+    @property
+    def blocked_end_s(self) -> float:
+        """`blocked_max_s`, whoever has chosen it."""
+        return self.blocked_max_s if self.blocked_max_s is not None else max(10.0, 2 * self.lease_s)

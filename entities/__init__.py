@@ -4,10 +4,11 @@ from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
 from .definition import Registry
 from .descriptors import Mailbox, handler, query, workflow
-from .durable import cancel_reminder, condition, now, random, remind, uuid4
+from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4
 from .entity import Entity
 from .errors import (
     ActivityFailed,
+    ActivityHostLost,
     ActivityTimeout,
     AlreadyCommitted,
     AlreadyStarted,
@@ -21,6 +22,7 @@ from .errors import (
     EntityParked,
     HandlerFailed,
     HandlerTimeout,
+    HostKilled,
     IdempotencyMismatch,
     InvalidArguments,
     InvalidKey,
@@ -52,16 +54,27 @@ from .errors import (
     WorkflowFailed,
     WorkflowTerminated,
 )
+from .events import publish
 from .hosting import Dedicated
 from .ids import EntityId
 from .retry import RetryPolicy
 from .saga import Saga, saga
+from .schedule_spec import ScheduleSpec
+from .schedules import (
+    NoSuchSchedule,
+    Schedule,
+    ScheduleDescription,
+    ScheduledRun,
+    ScheduleExists,
+    schedule,
+)
 from .staged import stage
 from .transactional import TransactionalStep, transactional
 from .transactions import Transaction, atomic, run_transaction, transaction
 
 __all__ = [
     "ActivityFailed",
+    "ActivityHostLost",
     "ActivityInfo",
     "ActivityTimeout",
     "AlreadyCommitted",
@@ -79,6 +92,7 @@ __all__ = [
     "EntityParked",
     "HandlerFailed",
     "HandlerTimeout",
+    "HostKilled",
     "IdempotencyMismatch",
     "InvalidArguments",
     "InvalidKey",
@@ -88,6 +102,7 @@ __all__ = [
     "JournalTooLong",
     "Mailbox",
     "NoSuchRun",
+    "NoSuchSchedule",
     "NotConnected",
     "NotDurable",
     "NotInWorkflow",
@@ -97,11 +112,17 @@ __all__ = [
     "ReadOnlyViolation",
     "Registry",
     "Rejected",
+    "ReminderInfo",
     "RetryPolicy",
     "RunEnded",
     "RunParked",
     "Saga",
     "SagaFailed",
+    "Schedule",
+    "ScheduleDescription",
+    "ScheduleExists",
+    "ScheduleSpec",
+    "ScheduledRun",
     "StagedSqlFailed",
     "StartRefused",
     "StateNotSerialisable",
@@ -124,11 +145,14 @@ __all__ = [
     "handler",
     "now",
     "patched",
+    "publish",
     "query",
     "random",
     "remind",
+    "reminder_info",
     "run_transaction",
     "saga",
+    "schedule",
     "stage",
     "transaction",
     "transactional",

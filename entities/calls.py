@@ -1,10 +1,9 @@
 """From a bound method to an envelope: inside a turn through the turn's context, outside through the ambient client."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .client import Caller, ambient
 from .context import TurnContext, current
@@ -13,25 +12,28 @@ from .errors import (
     DurableAwaitInHandler,
     InvalidArguments,
     InvalidTransaction,
+    NotInWorkflow,
     ReadOnlyViolation,
     Unavailable,
     error_from_body,
 )
 from .ids import EntityId, SendClock, keyed_message_id, new_message_id
 from .messages import Envelope, Kind, Reply, Status, decode_error, encode_json
+from .sources import sources
 
 if TYPE_CHECKING:
     from .descriptors import Mailbox, Method
 
+ParentClose = Literal["abandon", "cancel", "terminate"]
 IDEMPOTENCY_KEY_MAX = 255
 
-_clock = SendClock()
+outside_clock = SendClock()
 """Positions of everything that this process sends from outside turns: one order per process."""
 
 
 def reserve_position() -> int:
     """The next position of this process as a sender."""
-    return _clock.next(time.time_ns() // 1_000)
+    return outside_clock.next(sources.time_ns() // 1_000)
 
 
 class Target:
@@ -95,11 +97,14 @@ class CallOptions:
     delay_us: int = 0
     idempotency_key: str = ""
     restart: bool = False
+    parent_close: ParentClose = "abandon"
 
     @property
     def on_the_wire(self) -> str:
-        """What the receiver needs to know, as in `Envelope.options`."""
-        return "restart" if self.restart else ""
+        """What the receiver (or, of a policy, the running workflow) needs to know, as in `Envelope.options`."""
+        if self.parent_close == "abandon":
+            return "restart" if self.restart else ""
+        return f"restart,parent_close={self.parent_close}" if self.restart else f"parent_close={self.parent_close}"
 
     @classmethod
     def of(
@@ -167,10 +172,20 @@ async def call(  # noqa: PLR0917 - what a descriptor knows, in the order of the 
     return method.signature.load_result(body)
 
 
+def _need_parent(target: Target, method: Any, options: CallOptions) -> None:
+    turn = current.get()
+    if options.parent_close != "abandon" and (turn is None or turn.mode != "workflow"):
+        raise NotInWorkflow(
+            f"{target.entity_id}.{method.name}: parent_close={options.parent_close!r} works only in a workflow, whose "
+            "end it is about; nothing else here can end"
+        )
+
+
 async def workflow_call(
     target: Target, method: "Method[Any, Any]", args: tuple[Any, ...], kwargs: Any, options: CallOptions
 ) -> Any:
     """Start a workflow and wait for its result."""
+    _need_parent(target, method, options)
     if current.get() is not None:
         return await call(target, Kind.START, method, args, kwargs, options)
     await send(target, Kind.START, method, args, kwargs, options)
@@ -182,6 +197,7 @@ async def send(  # noqa: PLR0917 - as above
 ) -> str:
     """Send a message that needs no result. Returns the run id for START outside a turn, else an empty string."""
     data = _arguments(kind, method, args, kwargs)
+    _need_parent(target, method, options)
     turn = current.get()
     if turn is not None:
         if turn.mode == "query":
@@ -236,7 +252,7 @@ async def _request(
         name=name,
         args=data,
         sender=caller.session,
-        position=_clock.next(time.time_ns() // 1_000),
+        position=reserve_position(),
         is_retry=bool(options.idempotency_key),
         delay_us=options.delay_us,
         timeout_us=round(timeout_s * 1e6),
@@ -247,11 +263,12 @@ async def _request(
 
 async def deliver(caller: Caller, envelope: Envelope, *, timeout_s: float) -> Reply:
     """Send through `caller`; waits out a full mailbox (nothing was accepted) until the time limit."""
-    deadline = time.monotonic() + timeout_s
+    time = asyncio.get_running_loop().time  # the monotonic clock, or a test's
+    deadline = time() + timeout_s
     pause_s = 0.025
     while True:
-        reply = await caller.request(envelope, timeout_s=max(0.0, deadline - time.monotonic()))
-        if reply.status is not Status.BUSY or time.monotonic() + pause_s >= deadline:
+        reply = await caller.request(envelope, timeout_s=max(0.0, deadline - time()))
+        if reply.status is not Status.BUSY or time() + pause_s >= deadline:
             return reply
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.5)

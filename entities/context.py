@@ -13,9 +13,10 @@ from .messages import Kind
 
 if TYPE_CHECKING:
     from .activity import ActivityOptions
+    from .definition import Registry
     from .entity import Entity
     from .signature import Signature
-    from .store.rows import Staged
+    from .store.rows import ReminderRow, Staged
 
 Mode = Literal["handler", "query", "workflow", "transaction"]
 
@@ -54,9 +55,9 @@ class TurnContext(Protocol):
         ...
 
     def set_reminder(
-        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool, cron: str = ""
     ) -> None:
-        """Record a reminder of this entity, replacing one of the same name."""
+        """Record a reminder of this entity, replacing one of the same name. cron: as in `recurrence`."""
         ...
 
     def cancel_reminder(self, name: str) -> None:
@@ -91,6 +92,20 @@ class TurnContext(Protocol):
 
     def continue_as_new(self, workflow: str, args: bytes) -> NoReturn:
         """End this run's journal and begin again with these arguments: raises ContinueAsNew."""
+        ...
+
+
+class HandlerTurn(TurnContext, Protocol):
+    """The turn of a handler: it also knows what set it off, and which classes are served."""
+
+    fired: "ReminderRow | None"
+    """The reminder that is firing."""
+    fired_us: int
+    """When it did."""
+
+    @property
+    def registry(self) -> "Registry":
+        """Every class that this host serves."""
         ...
 
 

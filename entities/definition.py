@@ -8,6 +8,7 @@ import dis
 import importlib
 import inspect
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Self
 
@@ -18,11 +19,18 @@ from .change import Upgrade, Upgrades
 from .descriptors import Handler, Mailbox, Method, Query, Workflow
 from .entity import Entity
 from .errors import DefinitionError, EntityParked, StateNotSerialisable, UnknownHandler, UnknownType
+from .events import Events
+from .schedules import Schedule
 from .signature import has_nul, validation_problems
+from .subscriptions import Subscriptions
 
 STATE_BYTES_MAX = 4 * 1024 * 1024
 
 _SUSPENDING = frozenset({"GET_AWAITABLE", "GET_ANEXT", "BEFORE_ASYNC_WITH", "END_ASYNC_FOR"})
+
+
+BUILT_IN: tuple[type[Entity], ...] = (Events, Schedule)
+"""Entity classes that every host serves without being told."""
 
 
 def can_suspend(fn: Any) -> bool:
@@ -148,7 +156,10 @@ class EntityDefinition:
 
 
 class Registry:
-    """The entity classes that an application serves, by type name."""
+    """The entity classes that an application serves, by type name.
+
+    The built-in ones are found by name as well, but not listed: they are no part of the application.
+    """
 
     def __init__(self, classes: Iterable[type[Entity]]) -> None:
         """Raises DefinitionError for two classes of one name."""
@@ -162,6 +173,16 @@ class Registry:
                     f"rename one, or give it `class {cls.__name__}(Entity, name=...)`"
                 )
             self._definitions[definition.name] = definition
+        self._built_in = {cls.entity_type(): EntityDefinition(cls) for cls in BUILT_IN}
+        taken = self._built_in.keys() & self._definitions.keys()
+        if taken:
+            spec = self._definitions[min(taken)].spec
+            raise DefinitionError(f"{spec}: the type name {min(taken)} is Perdure's own; rename the class")
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        """Who is told of which event."""
+        return Subscriptions(self)
 
     @classmethod
     def load(cls, specs: Iterable[str]) -> Self:
@@ -211,7 +232,7 @@ class Registry:
 
     def get(self, type_name: str) -> EntityDefinition:
         """The definition of a type. Raises UnknownType, listing what there is."""
-        definition = self._definitions.get(type_name)
+        definition = self.find(type_name)
         if definition is None:
             names = ", ".join(sorted(self._definitions)) or "none"
             raise UnknownType(f"no entity type {type_name[:80]!r} is served here; there is {names}")
@@ -219,7 +240,11 @@ class Registry:
 
     def find(self, type_name: str) -> EntityDefinition | None:
         """The definition of a type, or None."""
-        return self._definitions.get(type_name)
+        return self._definitions.get(type_name) or self._built_in.get(type_name)
+
+    def built_in(self) -> Iterator[EntityDefinition]:
+        """Perdure's own classes, which every host serves."""
+        return iter(self._built_in.values())
 
     def __iter__(self) -> Iterator[EntityDefinition]:
         return iter(self._definitions.values())

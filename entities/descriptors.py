@@ -9,17 +9,30 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from .calls import NO_OPTIONS, CallOptions, Target, call, send, workflow_call
+from .calls import NO_OPTIONS, CallOptions, ParentClose, Target, call, send, workflow_call
 from .context import current
 from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
 from .messages import Kind
 from .retry import RetryPolicy
 from .signature import PAYLOAD_BYTES_MAX, Signature, has_nul, validation_problems, where
+from .subscriptions import EventKey, Subscription
 
 if TYPE_CHECKING:
     from .context import BlockContext
@@ -31,6 +44,8 @@ T = TypeVar("T")
 
 # Calls are `Coroutine[object, None, R]`, not `[Any, Any, R]`: mypy gives up on `gather(...)` of several that hold Any.
 
+MAILBOX_ITEMS_MAX = 10_000
+"""Items in one durable mailbox, unless it says less: all of them are loaded with their entity."""
 HANDLER_TIMEOUT = timedelta(seconds=30)
 SEND_RETRY = RetryPolicy(initial=timedelta(milliseconds=100), maximum=timedelta(seconds=10), attempts=5)
 
@@ -40,6 +55,7 @@ class Method(Generic[P, R]):
 
     word = "method"
     must_be_async = True
+    subscription: Subscription | None = None
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         if isinstance(fn, Method):
@@ -233,14 +249,24 @@ class BoundWorkflow(Generic[P, R]):
         await send(Target.of(self.target), Kind.TERMINATE, self.method, (reason,), {}, self.options_)
 
     def options(
-        self, *, timeout: timedelta | float | None = None, idempotency_key: str = "", restart: bool = False
+        self,
+        *,
+        timeout: timedelta | float | None = None,
+        idempotency_key: str = "",
+        restart: bool = False,
+        parent_close: ParentClose = "abandon",
     ) -> "BoundWorkflow[P, R]":
         """The same workflow with options for this use.
 
-        restart: start a new run if the last one has ended, whatever its input was.
+        restart: start a new run if the last one has ended, whatever its input was. parent_close: in a workflow, what
+        happens to the run started by this use when the workflow that starts it ends, however it ends: nothing
+        ("abandon"), it is asked to end ("cancel"), it ends at once ("terminate"). A run that was there already is
+        left alone. Raises InvalidArguments.
         """
+        if parent_close not in get_args(ParentClose):
+            raise InvalidArguments(f"parent_close is one of {', '.join(get_args(ParentClose))}, not {parent_close!r}")
         options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
-        return BoundWorkflow(self.method, self.target, replace(options, restart=restart))
+        return BoundWorkflow(self.method, self.target, replace(options, restart=restart, parent_close=parent_close))
 
 
 class Mailbox(Generic[T]):
@@ -250,8 +276,17 @@ class Mailbox(Generic[T]):
     order, each once.
     """
 
-    def __init__(self, item: type[T]) -> None:
+    def __init__(self, item: type[T], *, max_items: int = MAILBOX_ITEMS_MAX) -> None:
+        """item: the type of the items. max_items: how many may lie in it.
+
+        A sender from outside is told `Busy` while it is full, before anything is accepted. Messages of entities wait
+        in the entity's inbox, in the order sent, until there is room. Raises DefinitionError.
+        """
+        given: object = max_items
+        if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MAILBOX_ITEMS_MAX:
+            raise DefinitionError(f"Mailbox(max_items={max_items!r}): a mailbox holds 1 to {MAILBOX_ITEMS_MAX} items")
         self.item = item
+        self.max_items = max_items
         self.name = ""
         self._adapter: TypeAdapter[T] | None = None
 
@@ -323,33 +358,59 @@ class BoundMailbox(Generic[T]):
             raise NotInWorkflow(f"mailbox {self.mailbox.name}: receive() works only in a workflow of its own entity")
         return self.mailbox.load(await turn.receive(self.mailbox.name))
 
-    def options(self, *, idempotency_key: str) -> "BoundMailbox[T]":
-        """The same mailbox; repeated sends with this key put the item in once."""
-        return BoundMailbox(self.mailbox, self.target, CallOptions.of(idempotency_key=idempotency_key))
+    def options(self, *, timeout: timedelta | float | None = None, idempotency_key: str = "") -> "BoundMailbox[T]":
+        """The same mailbox with options for this use.
+
+        timeout: how long `send` waits, also for room in a full mailbox. idempotency_key: repeated sends with this key
+        put the item in once. Numbers are seconds.
+        """
+        options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
+        return BoundMailbox(self.mailbox, self.target, options)
 
 
 S = TypeVar("S")
 
 
 class _HandlerDecorator:
-    def __init__(self, timeout: timedelta, retry: RetryPolicy) -> None:
+    def __init__(
+        self, timeout: timedelta, retry: RetryPolicy, on_event: str | None = None, key: EventKey | None = None
+    ) -> None:
         self._timeout = timeout
         self._retry = retry
+        self._on_event = on_event
+        self._key = key
 
     def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]:
-        return Handler(fn, timeout=self._timeout, retry=self._retry)
+        declared: Handler[P, R] = Handler(fn, timeout=self._timeout, retry=self._retry)
+        declared.subscription = Subscription.of(fn, self._on_event, self._key)
+        return declared
+
+
+class _WorkflowDecorator:
+    def __init__(self, on_event: str | None, key: EventKey | None) -> None:
+        self._on_event = on_event
+        self._key = key
+
+    def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]:
+        declared: Workflow[P, R] = Workflow(fn)
+        declared.subscription = Subscription.of(fn, self._on_event, self._key)
+        return declared
 
 
 @overload
 def handler(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]: ...
 @overload
-def handler(*, timeout: timedelta = ..., retry: RetryPolicy = ...) -> _HandlerDecorator: ...
+def handler(
+    *, timeout: timedelta = ..., retry: RetryPolicy = ..., on_event: str | None = ..., key: EventKey | None = ...
+) -> _HandlerDecorator: ...
 def handler(
     fn: Callable[..., Any] | None = None,
     /,
     *,
     timeout: timedelta = HANDLER_TIMEOUT,
     retry: RetryPolicy = SEND_RETRY,
+    on_event: str | None = None,
+    key: EventKey | None = None,
 ) -> Any:
     """Declare a handler: one exclusive, atomic turn. If it raises, it has changed nothing.
 
@@ -358,8 +419,10 @@ def handler(
 
     timeout: after this time the turn is cancelled and rolled back. retry: for one-way messages whose turn raised;
     after the last attempt they become dead letters. Callers of a call get the error at once.
+    on_event: the handler also gets a message for every event of this name (see `publish`); key: from the event's
+    payload to the key of the entity that gets it, or None if the event is not for any.
     """
-    decorate = _HandlerDecorator(timeout, retry)
+    decorate = _HandlerDecorator(timeout, retry, on_event, key)
     return decorate if fn is None else decorate(fn)
 
 
@@ -368,6 +431,17 @@ def query(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]:
     return Query(fn)
 
 
-def workflow(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]:
-    """Declare a workflow: durable across awaits; handlers run in between. At most one live run per entity."""
-    return Workflow(fn)
+@overload
+def workflow(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(*, on_event: str | None = ..., key: EventKey | None = ...) -> _WorkflowDecorator: ...
+def workflow(
+    fn: Callable[..., Any] | None = None, /, *, on_event: str | None = None, key: EventKey | None = None
+) -> Any:
+    """Declare a workflow: durable across awaits; handlers run in between. At most one live run per entity.
+
+    on_event, key: an event of this name starts it, as for handlers. With equal input that is the same run; with other
+    input, while one runs or after one has ended, the start is refused (recorded in the entity's history).
+    """
+    decorate = _WorkflowDecorator(on_event, key)
+    return decorate if fn is None else decorate(fn)

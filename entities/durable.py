@@ -4,15 +4,17 @@ import datetime as dt
 import random as random_module
 import uuid as uuid_module
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 from .calls import Target
-from .context import TurnContext, current
+from .context import HandlerTurn, TurnContext, current
 from .descriptors import BoundHandler
 from .errors import InvalidReminder, NotInWorkflow, ReadOnlyViolation
+from .recurrence import EPOCH, cron_text, following, from_us, occurrences, to_us
+from .sources import sources
 from .time_limit import TimeLimit
 
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 REMINDER_NAME_MAX = 200
 EVERY_MIN = dt.timedelta(milliseconds=10)
 
@@ -21,7 +23,7 @@ def now() -> dt.datetime:
     """The time, in UTC. In a workflow: of its present resume, repeatable. Elsewhere: the clock's."""
     turn = current.get()
     if turn is None:
-        return dt.datetime.now(dt.UTC)
+        return EPOCH + dt.timedelta(microseconds=sources.time_ns() // 1_000)
     return EPOCH + dt.timedelta(microseconds=turn.now_us())
 
 
@@ -65,6 +67,8 @@ def remind(
     after: dt.timedelta | float | None = None,
     at: dt.datetime | None = None,
     every: dt.timedelta | float | None = None,
+    cron: str = "",
+    tz: str = "UTC",
     name: str = "",
     arguments: Mapping[str, Any] | None = None,
     catch_up: Literal["one", "all"] = "one",
@@ -72,8 +76,10 @@ def remind(
     """Set a durable reminder: call one of this entity's own handlers later. Leaves with this turn's commit.
 
     after: time from now. at: a moment with time zone. every: period of a recurring reminder (first after one period
-    unless `after` or `at` says otherwise). Numbers are seconds. name: default the handler's name; a reminder of the
-    same name is replaced. catch_up: after downtime fire once ("one") or every missed occurrence ("all").
+    unless `after` or `at` says otherwise). cron: `minute hour day month weekday` in the time zone `tz` (an IANA name);
+    first after now, or not before `after` or `at`. Numbers are seconds. name: default the handler's name; a reminder
+    of the same name is replaced. catch_up: after downtime fire once ("one"; `reminder_info().missed` tells for how
+    many others) or once for every missed occurrence ("all").
     It never fires early, fires at least once after it is due, commits once per occurrence.
     Raises InvalidReminder.
     """
@@ -94,25 +100,78 @@ def remind(
     every_us = 0 if every is None else _microseconds(every, f"{turn.entity}: reminder {name}: every")
     if every is not None and every_us < EVERY_MIN / dt.timedelta(microseconds=1):
         raise InvalidReminder(f"{turn.entity}: reminder {name}: every={every} is shorter than {EVERY_MIN}")
+    if cron and every is not None:
+        raise InvalidReminder(f"{turn.entity}: reminder {name}: give `every` or `cron`, not both")
     if after is not None:
         due_us = turn.now_us() + _microseconds(after, f"{turn.entity}: reminder {name}: after")
     elif at is not None:
         if at.tzinfo is None:
             raise InvalidReminder(f"{turn.entity}: reminder {name}: `at` needs a time zone, e.g. tzinfo=datetime.UTC")
-        due_us = round((at - EPOCH) / dt.timedelta(microseconds=1))
-    elif every_us:
+        due_us = to_us(at)
+    elif every_us or cron:
         due_us = turn.now_us() + every_us
     else:
-        raise InvalidReminder(f"{turn.entity}: reminder {name}: give one of after, at, every")
+        raise InvalidReminder(f"{turn.entity}: reminder {name}: give one of after, at, every, cron")
+    if cron:
+        cron, due_us = _first_of(cron, tz, due_us, f"{turn.entity}: reminder {name}")
     args = method.signature.dump_arguments((), dict(arguments or {}))
     turn.set_reminder(
-        name, handler=method.name, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up == "all"
+        name,
+        handler=method.name,
+        args=args,
+        due_us=due_us,
+        every_us=every_us,
+        catch_up_all=catch_up == "all",
+        cron=cron,
     )
 
 
 def cancel_reminder(name: str) -> None:
     """Cancel a reminder of this entity. Once this turn has committed it never fires. No error if there is none."""
     _turn("cancel_reminder()").cancel_reminder(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReminderInfo:
+    """The reminder that made this handler run."""
+
+    name: str
+    due_at: dt.datetime
+    """When this occurrence was due; the handler runs at that time or later, never earlier."""
+    missed: int
+    """How many further occurrences it stands for, because nothing was running when they were due (`catch_up="one"`)."""
+    next_at: dt.datetime | None
+    """When the next one is due, unless the handler decides otherwise; None: there is none."""
+
+
+def reminder_info() -> ReminderInfo | None:
+    """In a handler: the reminder that is firing; None if it was called or sent to by somebody."""
+    turn = current.get()
+    if turn is None or turn.mode != "handler":
+        return None
+    handler_turn = cast("HandlerTurn", turn)
+    row = handler_turn.fired
+    if row is None:
+        return None
+    missed, next_us = 0, None
+    if row.is_recurring:
+        missed, next_us = following(
+            row.due_us, handler_turn.fired_us, every_us=row.every_us, cron=row.cron, catch_up_all=row.catch_up_all
+        )
+    next_at = None if next_us is None else from_us(next_us)
+    return ReminderInfo(name=row.name, due_at=from_us(row.due_us), missed=missed, next_at=next_at)
+
+
+def _first_of(cron: str, tz: str, after_us: int, what: str) -> tuple[str, int]:
+    """(cron text, first occurrence at or after a time). Raises InvalidReminder."""
+    try:
+        text = cron_text(cron, tz)
+    except ValueError as error:
+        raise InvalidReminder(f"{what}: {error}") from None
+    due_us = next(occurrences(text, after_us - 1), None)
+    if due_us is None:
+        raise InvalidReminder(f"{what}: {cron!r} does not occur any more after that")
+    return text, due_us
 
 
 def _microseconds(value: dt.timedelta | float, what: str) -> int:

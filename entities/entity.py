@@ -126,10 +126,16 @@ def check_class(cls: type[Entity]) -> None:
         if isinstance(member, Workflow):
             check_repeatable(cls, member_name, member.fn)
             warn_of_stale_reads(cls, member_name, member.fn, cls.model_fields)
+    _check_inherited(cls, place)
+
+
+def _check_inherited(cls: type[Entity], place: str) -> None:
     for base in cls.__mro__[1:]:
         for member_name, member in vars(base).items():
             if isinstance(member, Method):
                 own = inspect.getattr_static(cls, member_name)
+                if own is member and isinstance(own, Workflow):
+                    check_repeatable(cls, member_name, own.fn)  # again: its helpers may be other ones here
                 if not isinstance(own, Method) or own.word != member.word:
                     raise DefinitionError(
                         f"{place}: `{member_name}` is a @{member.word} in {base.__name__} but "

@@ -302,6 +302,12 @@ class HandlerTimeout(HandlerFailed):
     code = "handler_timeout"
 
 
+class HostKilled(PerdureError):
+    """The message blocked or killed the hosts that ran it and is refused for good; nothing that it did happened."""
+
+    code = "host_killed"
+
+
 class WorkflowFailed(PerdureError):
     """The workflow raised. `error_type` names the user's exception class."""
 
@@ -341,6 +347,12 @@ class ActivityTimeout(ActivityFailed):
     """An activity ran out of time (one attempt, or all of them together)."""
 
     code = "activity_timeout"
+
+
+class ActivityHostLost(ActivityFailed):
+    """The host died during the attempt, and the policy allows no further one; it may have taken effect."""
+
+    code = "activity_host_lost"
 
 
 class SagaFailed(PerdureError):

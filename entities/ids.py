@@ -5,12 +5,11 @@ Message ids are UUIDv7 in hex (sortable by time, unique without coordination) or
 """
 
 import hashlib
-import os
-import time
 import unicodedata
 from typing import NamedTuple, Self
 
 from .errors import InvalidKey
+from .sources import sources
 
 KEY_BYTES_MAX = 512
 
@@ -64,7 +63,7 @@ def new_message_id() -> str:
 
     The randomness is drawn afresh from the system for every id, so a forked process cannot repeat its parent's ids.
     """
-    value = (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(os.urandom(10))
+    value = (sources.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(sources.entropy(10))
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0b11 << 62) | 0b10 << 62
     return f"{value:032x}"

@@ -68,6 +68,8 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """How long the caller waits, in microseconds; 0 = the host's default."""
     options: str = ""
     """Comma-separated options of the kind (`restart` for START)."""
+    losses: int = 0
+    """How many hosts were lost while they had this message, as its sender's link counts; not stored."""
 
     @property
     def entity(self) -> EntityId:

@@ -4,7 +4,7 @@ The block itself is no turn of any entity: it may change fields, await handlers 
 that it awaits runs as in a turn of its own entity, so that messages and reminders are that entity's.
 """
 
-import time
+import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Token
 from functools import cache
@@ -32,13 +32,13 @@ class Participant:
         self.id = target.entity_id
         self.held = held
         self._definition = definition_of(entity_class(target))
-        self._asked_at = time.monotonic()
+        self._asked_at = asyncio.get_running_loop().time()
         self.instance = self._definition.load(self.id.key, held.state or None, version=held.schema_version)
         self.context = HandlerContext(self.id, "handler", self)
 
     def now_us(self) -> int:
         """The database's time, µs (a lower bound), as its host knew it."""
-        return self.held.now_us + round((time.monotonic() - self._asked_at) * 1e6)
+        return self.held.now_us + round((asyncio.get_running_loop().time() - self._asked_at) * 1e6)
 
     def part(self) -> Part:
         """What has become of it. Raises StateNotSerialisable, InvalidTransaction."""
@@ -97,7 +97,7 @@ class BlockContext:
         )
 
     def set_reminder(
-        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool, cron: str = ""
     ) -> None:
         raise self._refused(f"remind() of {handler}: a reminder belongs to one entity")
 

@@ -44,7 +44,6 @@ Failures
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Token
 from datetime import timedelta
@@ -138,7 +137,7 @@ class Transaction(Generic[T]):
         self._check_place()
         self._caller = ambient()
         self._is_entered = True
-        self._deadline = time.monotonic() + self._timeout_s
+        self._deadline = asyncio.get_running_loop().time() + self._timeout_s
         try:
             for target in self._ordered:
                 self._held[target.entity_id] = Participant(target, await self._hold(target.entity_id))
@@ -149,7 +148,7 @@ class Transaction(Generic[T]):
             raise
         self._block = BlockContext([self._held[target.entity_id] for target in self._targets])
         self._token = current.set(self._block)
-        self._scope = asyncio.timeout(max(0.0, self._deadline - time.monotonic()))
+        self._scope = asyncio.timeout(max(0.0, self._deadline - asyncio.get_running_loop().time()))
         await self._scope.__aenter__()
         return cast("T", tuple(self._held[target.entity_id].instance for target in self._targets))
 
@@ -204,7 +203,7 @@ class Transaction(Generic[T]):
         return ", ".join(str(target.entity_id) for target in self._ordered[:5])
 
     async def _hold(self, entity: EntityId) -> Held:
-        left_s = self._deadline - time.monotonic()
+        left_s = self._deadline - asyncio.get_running_loop().time()
         self._asked.append(entity)
         request = Hold(self._attempt, left_s + COMMIT_MARGIN_S)
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...entities.definition import EntityDefinition, Registry
@@ -38,10 +38,15 @@ class DedicatedActor:
         self._entity: EntityId
         self._idle: asyncio.Task[None]
 
-    async def open(self, host: Any, spec: str, key: str, *, shard: int, epoch: int, shard_count: int) -> int:
-        """Begin; returns the process id. Raises what the user's module raises on import."""
-        registry = Registry.load([spec])
-        [definition] = registry
+    async def open(
+        self, host: Any, entities: list[str], type_name: str, key: str, *, shard: int, epoch: int, shard_count: int
+    ) -> int:
+        """Begin; returns the process id. Raises what the user's modules raise on import.
+
+        It knows all of the application's classes: what its entity publishes is for any of them.
+        """
+        registry = Registry.load(entities)
+        definition = registry.get(type_name)
         self._entity = entity = EntityId(definition.name, key)
 
         async def ask(operation: str, argument: bytes) -> bytes:
@@ -120,7 +125,14 @@ class StartedActor:
 
 
 async def start_actor(
-    definition: EntityDefinition, entity: EntityId, shard: int, epoch: int, *, host: Handle, shard_count: int
+    definition: EntityDefinition,
+    entity: EntityId,
+    shard: int,
+    epoch: int,
+    *,
+    host: Handle,
+    entities: Sequence[str],
+    shard_count: int,
 ) -> StartedActor:
     """Start the actor of an entity and wait until it is ready. Raises if it cannot be placed or begun."""
     hosting = definition.hosting
@@ -137,7 +149,15 @@ async def start_actor(
     )
     try:
         await submit(
-            handle, "open", host, definition.spec, entity.key, shard=shard, epoch=epoch, shard_count=shard_count
+            handle,
+            "open",
+            host,
+            list(entities),
+            definition.name,
+            entity.key,
+            shard=shard,
+            epoch=epoch,
+            shard_count=shard_count,
         )
     except BaseException as error:
         log.info("%s: its actor did not start: %s", entity, error_body(error).message)

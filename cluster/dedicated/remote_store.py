@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.store.port import StoreUnavailable
-from ...entities.store.rows import Batch, HistoryRow, Loaded, ReminderRow, RunRow
+from ...entities.store.rows import Batch, HistoryRow, Loaded, ReminderRow, RunRow, Suspicion
 from . import wire
 
 Ask = Callable[[str, bytes], Awaitable[bytes]]
@@ -69,6 +69,17 @@ class RemoteStore:
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
         """The host rehydrates."""
         return []
+
+    async def suspect(self, evidence: Sequence[Suspicion]) -> None:
+        """Not asked: an engine that hosts one entity in a process of its own counts nothing."""
+        raise StoreUnavailable("a dedicated actor counts no crashes")
+
+    async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
+        """As above."""
+        return {}
+
+    async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
+        """As above."""
 
     async def prune(self, *, older_than_us: int, limit: int) -> int:
         """The host prunes."""

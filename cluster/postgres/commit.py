@@ -74,7 +74,7 @@ class Rows:
     def _add_runs(self, key: Row, write: EntityWrite) -> None:
         rows = self.by_statement
         rows[sql.RUNS] += [
-            (*key, *run[:-2], _json(run.reply_to), _json(run.chain))
+            (*key, *run[:-4], _json(run.reply_to), _json(run.chain), run.parent, _json(run.children))
             for run in {run.workflow: run for run in write.runs}.values()
         ]
         rows[sql.JOURNAL] += [key + row for row in write.journal]

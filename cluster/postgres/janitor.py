@@ -33,6 +33,17 @@ delete from {{s}}.{{table}} where ctid = any(array(
 _JOURNAL, _STEPS = (_OF_RUNS.replace("{table}", table) for table in ("journal", "steps"))
 
 
+# What is held against a parked run keeps it parked, so it stays until an operator decides.
+_SUSPECTS = f"""
+delete from {{s}}.suspects where ctid = any(array(
+    select t.ctid from {{s}}.suspects t
+    where t.noted_at < {_BEFORE} and not exists (
+        select from {{s}}.runs r where (r.shard, r.type, r.key) = (t.shard, t.type, t.key) and r.status = 'parked'
+            and t.message_id = 'run:' || r.workflow || ':' || r.run_id
+    ) limit $2::int8
+)) and noted_at < {_BEFORE}"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Janitor:
     """Prunes one namespace."""
@@ -44,7 +55,7 @@ class Janitor:
         """See EntityStore.prune. Each table in a transaction of its own, at most `limit` rows of each."""
         parameters = (older_than_us, limit)
         deleted = 0
-        for template in (_HISTORY, _RUNS, _JOURNAL, _STEPS):
+        for template in (_HISTORY, _RUNS, _JOURNAL, _STEPS, _SUSPECTS):
             (rows,) = await session.transact([(template.replace("{s}", self.schema), parameters)])
             deleted += sum(count for (count,) in rows)
         return deleted

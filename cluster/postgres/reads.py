@@ -14,6 +14,7 @@ from ...entities.messages import Envelope
 from ...entities.shard import shard_of
 from ...entities.store.rows import (
     AttemptRow,
+    Child,
     HistoryRow,
     JournalRow,
     Loaded,
@@ -29,13 +30,14 @@ from .messages import from_columns
 from .statements import CLOCK
 
 _strings = msgspec.json.Decoder(tuple[str, ...]).decode
+_children = msgspec.json.Decoder(tuple[Child, ...]).decode
 
 _ADDRESSES = "unnest($1::int4[], $2::text[], $3::text[]) as u (shard, type, key)"
 _OF_ENTITY = "t.shard = u.shard and t.type = u.type and t.key = u.key"
 _MESSAGE = "t.position, t.message_id, t.kind, t.name, t.args, t.sender, t.reply_to, t.extra"
 _RUN = (
     "t.workflow, t.run_id, t.status, t.args, t.fingerprint, t.started_at, t.ended_at, t.outcome, t.in_flight,"
-    " t.waiting, t.reply_to, t.chain"
+    " t.waiting, t.reply_to, t.chain, t.parent, t.children"
 )
 
 _ENTITIES = f"""
@@ -81,7 +83,7 @@ join {s}.history t on (t.shard, t.type, t.key, t.message_id) = (u.shard, u.type,
 
 _DUE = """
 select m.* from unnest($1::int4[]) as u (shard) cross join lateral (
-    select t.type, t.key, t.name, t.kind, t.generation, t.due_at, t.every_us, t.catch_up_all, t.handler, t.args
+    select t.type, t.key, t.name, t.kind, t.generation, t.due_at, t.every_us, t.catch_up_all, t.handler, t.args, t.cron
     from {s}.reminders t where t.shard = u.shard and t.due_at <= to_timestamp(0) + $2::int8 * interval '1 microsecond'
     order by t.due_at limit $3::int8
 ) m
@@ -215,7 +217,7 @@ def _loaded(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loa
 
 def _run_row(row: tuple[Any, ...]) -> RunRow:
     workflow, run_id, status, args, fingerprint, started_us, ended_us, *rest = row
-    outcome, in_flight, waiting, reply_to, chain = rest
+    outcome, in_flight, waiting, reply_to, chain, parent, children = rest
     return RunRow(
         workflow=workflow,
         run_id=run_id,
@@ -229,4 +231,6 @@ def _run_row(row: tuple[Any, ...]) -> RunRow:
         waiting=waiting,
         reply_to=_strings(reply_to),
         chain=_strings(chain),
+        parent=parent,
+        children=_children(children),
     )

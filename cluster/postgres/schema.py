@@ -153,6 +153,8 @@ reminders = Table(
     _required("catch_up_all", Boolean()),
     _required("handler", Text()),
     _required("args", _JSON),
+    # Expression and time zone of a recurring one, in one text; empty for all others.
+    Column("cron", Text, nullable=False, server_default=""),
     PrimaryKeyConstraint("shard", "type", "key", "name", name="pk_reminders"),
     # The owner of a shard reads the next window of due times.
     Index("ix_reminders_due", "shard", "due_at"),
@@ -175,6 +177,9 @@ runs = Table(
     _required("waiting", Text()),
     _required("reply_to", _JSON),
     _required("chain", _JSON),
+    # Parent-close policies: who started it, and what ends with it.
+    Column("parent", Text, nullable=False, server_default=""),
+    Column("children", _JSON, nullable=False, server_default=text("'[]'")),
     PrimaryKeyConstraint("shard", "type", "key", "workflow", name="pk_runs"),
     # Whoever gains a shard activates these at once; few among many, hence partial.
     Index("ix_runs_in_flight", "shard", "type", "key", postgresql_where=text("in_flight")),
@@ -261,4 +266,19 @@ parked = Table(
     _required("reason", Text()),
     _required("parked_at", _INSTANT),
     PrimaryKeyConstraint("shard", "type", "key", name="pk_parked"),
+)
+
+# Messages and runs over which hosts have died or had to be ended: empty as long as nothing crashes.
+suspects = Table(
+    "suspects",
+    metadata,
+    *_address(),
+    _required("message_id", _NAME),
+    _required("points", Integer()),
+    _required("reason", Text()),
+    _required("noted_at", _INSTANT),
+    # Read and written by it, for messages that are known.
+    PrimaryKeyConstraint("shard", "type", "key", "message_id", name="pk_suspects"),
+    # For the janitor. The table is small, and rarely written: no reason to save the b-tree.
+    Index("ix_suspects_expiry", "noted_at"),
 )

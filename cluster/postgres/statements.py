@@ -136,19 +136,23 @@ INBOX = ArrayStatement(
 )
 REMINDERS = ArrayStatement(
     f"{_ADDRESS}, name text, kind text, generation int8, due_at time, every_us int8, catch_up_all bool, handler text,"
-    " args jsonb",
-    _insert("reminders", then=_replacing("name", "kind, generation, due_at, every_us, catch_up_all, handler, args")),
+    " args jsonb, cron text",
+    _insert(
+        "reminders", then=_replacing("name", "kind, generation, due_at, every_us, catch_up_all, handler, args, cron")
+    ),
 )
 RUNS = ArrayStatement(
     f"{_ADDRESS}, workflow text, run_id text, status text, args jsonb, fingerprint bytea, started_at time,"
-    " ended_at time, outcome jsonb, in_flight bool, waiting text, reply_to jsonb, chain jsonb",
+    " ended_at time, outcome jsonb, in_flight bool, waiting text, reply_to jsonb, chain jsonb,"
+    " parent text, children jsonb",
     _insert(
         "runs",
         select="u.shard, u.type, u.key, u.workflow, u.run_id, u.status, u.args, u.fingerprint, u.started_at,"
-        " nullif(u.ended_at, 'epoch'), u.outcome, u.in_flight, u.waiting, u.reply_to, u.chain",
+        " nullif(u.ended_at, 'epoch'), u.outcome, u.in_flight, u.waiting, u.reply_to, u.chain, u.parent, u.children",
         then=_replacing(
             "workflow",
-            "run_id, status, args, fingerprint, started_at, ended_at, outcome, in_flight, waiting, reply_to, chain",
+            "run_id, status, args, fingerprint, started_at, ended_at, outcome, in_flight, waiting, reply_to, chain,"
+            " parent, children",
         ),
     ),
 )

@@ -13,7 +13,7 @@ import psycopg
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.shard import shard_of
-from ...entities.store.rows import Batch, HistoryRow, HostRow, Loaded, ReminderRow, RunRow, ShardOwner
+from ...entities.store.rows import Batch, HistoryRow, HostRow, Loaded, ReminderRow, RunRow, ShardOwner, Suspicion
 from .commit import Committer
 from .directory import DirectoryTables
 from .exchange import Refused, Session, Statement
@@ -23,6 +23,7 @@ from .names import quoted
 from .reads import Reader
 from .sessions import Pool, SessionSettings
 from .statements import CLOCK
+from .suspects import SuspectTable
 from .transact import TransactionCommitter
 
 COMMIT_SESSIONS = 2
@@ -123,6 +124,20 @@ class PostgresStore:
         statement = self._of(_PARK, *address, reason) if reason else self._of(_UNPARK, *address)
         await self._read(lambda session: session.transact([statement]))  # repeating it changes nothing
 
+    async def suspect(self, evidence: Sequence[Suspicion]) -> None:
+        table = await self._suspects()
+        if evidence:
+            await _repeat(self._reads, lambda session: table.add(session, evidence), attempts_max=1)
+
+    async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
+        table = await self._suspects()
+        return await self._read(lambda session: table.read(session, keys)) if keys else {}
+
+    async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
+        table = await self._suspects()
+        if keys:
+            await self._read(lambda session: table.acquit(session, keys))
+
     async def prune(self, *, older_than_us: int, limit: int) -> int:
         return await self._read(lambda session: self._janitor.prune(session, older_than_us=older_than_us, limit=limit))
 
@@ -176,6 +191,9 @@ class PostgresStore:
 
     async def _reader(self) -> Reader:
         return Reader(schema=self._schema, shard_count=await self.shard_count())
+
+    async def _suspects(self) -> SuspectTable:
+        return SuspectTable(schema=self._schema, shard_count=await self.shard_count())
 
     async def _read(self, work: Callable[[Session], Awaitable[T]]) -> T:
         return await _repeat(self._reads, work)

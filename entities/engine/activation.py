@@ -35,9 +35,12 @@ from .deliveries import (
     Delivery,
     Fire,
     Item,
+    mailbox_full,
     refused,
 )
 from .journal import Event, EventKind
+from .quarantine import LOSSES_MIN
+from .subjects import occurrence_id
 from .turns.holding import EntityHold, HoldDelivery, Holding
 from .turns.record import NULL
 
@@ -70,20 +73,9 @@ class Activation(Holding):
             elif delivery.respond is not None:
                 known.also.append(delivery.respond)
             return
-        # A repeat may have been applied already: to refuse it as "not accepted" could be a lie.
-        is_bounded = not (delivery.is_stored or delivery.needs_lookup)
-        if is_bounded and len(self.mailbox) >= self.engine.settings.mailbox_max:
-            delivery.reply(
-                Status.BUSY,
-                encode_json(
-                    Busy(
-                        f"{self.id}: {len(self.mailbox)} messages are waiting, the limit; nothing was accepted, "
-                        "try later",
-                        limit=self.engine.settings.mailbox_max,
-                    ).body()
-                ),
-                0,
-            )
+        full = self._full(delivery)
+        if full is not None:
+            delivery.reply(Status.BUSY, encode_json(full.body()), 0)
             return
         problem = self._check(envelope)
         if problem is not None:
@@ -91,12 +83,9 @@ class Activation(Holding):
                 refused(delivery, problem)
                 return
             delivery.problem = problem
-        if (
-            envelope.kind is Kind.QUERY
-            and self.busy is not None
-            and not envelope.reply_to
-            and not isinstance(self.busy, EntityHold)
-        ):
+        is_query = envelope.kind is Kind.QUERY and not envelope.reply_to
+        is_handling = self.busy is not None and not isinstance(self.busy, EntityHold)
+        if is_query and is_handling and envelope.losses < LOSSES_MIN:
             self._query_durable(delivery)
             return
         self.by_id[envelope.id] = delivery
@@ -110,6 +99,20 @@ class Activation(Holding):
         if self.busy is not None and delivery.is_one_way:
             self._persist_soon()
         self.engine.ready(self)
+
+    def _full(self, delivery: Delivery) -> Busy | None:
+        """Which bound forbids to accept this message; None if it may come in."""
+        if delivery.is_stored or delivery.needs_lookup:
+            return None  # a repeat may have been applied already: to refuse it as "not accepted" could be a lie
+        limit = self.engine.settings.mailbox_max
+        if len(self.mailbox) >= limit:
+            return Busy(
+                f"{self.id}: {len(self.mailbox)} messages are waiting, the limit; nothing was accepted, try later",
+                limit=limit,
+            )
+        envelope = delivery.envelope
+        is_signal = envelope.kind is Kind.SIGNAL and envelope.name in self.definition.mailboxes
+        return mailbox_full(self.definition, envelope) if is_signal and self.is_full(envelope.name) else None
 
     def _check(self, envelope: Envelope) -> PerdureError | None:
         """What is wrong with the message, before anything is acknowledged."""
@@ -141,6 +144,8 @@ class Activation(Holding):
     def pump(self, budget: int) -> int:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
         mailbox = self.mailbox
+        engine = self.engine
+        engine.running_in = self
         self.is_waiting = False
         while mailbox and budget and self.busy is None and not self.is_dead and not self.is_retiring:
             item = mailbox[0]
@@ -149,12 +154,14 @@ class Activation(Holding):
                 break
             mailbox.popleft()
             budget -= 1
+            engine.running = item
             try:
                 self._process(item)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered
                 self._engine_failed(item, error)
                 break
-        self.last_used = self.engine.monotonic()
+        engine.running = None
+        self.last_used = engine.monotonic()
         return budget
 
     def _engine_failed(self, item: Item, error: Exception) -> None:
@@ -229,7 +236,7 @@ class Activation(Holding):
             self._fire_timer(item)
             return
         envelope = Envelope(
-            id=f"{row.name}:due" if row.kind is ReminderKind.MESSAGE else f"{row.name}:{row.generation}:{row.due_us}",
+            id=occurrence_id(row),
             type=self.id.type,
             key=self.id.key,
             kind=Kind.SEND,
@@ -238,8 +245,8 @@ class Activation(Holding):
             sender=f"reminder:{row.name}",
         )
         delivery = Delivery(envelope, None)
-        delivery.fired = row
-        problem = self._check(envelope)
+        delivery.fired, delivery.fired_us = row, self.engine.now_us()
+        problem = item.problem or self._check(envelope)
         if problem is not None:
             self._refuse_stored(delivery, problem)
         else:

@@ -69,6 +69,10 @@ class ActivityPool(Protocol):
         ...
 
 
+Finished = Callable[[ActivityCall, bytes | None, BaseException | None], None]
+"""What to do with the end of an attempt: its result, or its error."""
+
+
 class ActivityRunner:
     """Runs attempts; `finished(call, result, error)` is called on the host's loop, in batches.
 
@@ -78,7 +82,7 @@ class ActivityRunner:
     def __init__(
         self,
         settings: EngineSettings,
-        finished: Callable[[ActivityCall, bytes | None, BaseException | None], None],
+        finished: Finished,
         pool: ActivityPool | None = None,
         steps: StepTransactions | None = None,
     ) -> None:
@@ -240,6 +244,9 @@ class ActivityRunner:
             call, result, error = self._outbound.popleft()
             self.running -= 1
             self._finished(call, result, error)
+
+
+MakeRunner = Callable[[EngineSettings, Finished, ActivityPool | None, StepTransactions | None], ActivityRunner]
 
 
 def _run_in_thread(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Any:

@@ -83,6 +83,12 @@ class Arrivals:
 
     def offer(self, entity: EntityId, item: Item) -> None:
         """An internal event for an entity that is in memory or comes into it."""
+        suspects = self._engine.suspects
+        if not suspects.taken or self._engine.elsewhere(entity) or not suspects.holds_event(entity, item):
+            self.hand_over(entity, item)
+
+    def hand_over(self, entity: EntityId, item: Item) -> None:
+        """As `offer`, but for what is above suspicion."""
         activation = self._engine.active.get(entity)
         if activation is None:
             self.activate(entity, item)
@@ -91,6 +97,8 @@ class Arrivals:
 
     def arrived(self, loaded: Loaded) -> None:
         """The store's answer for an entity."""
+        if loaded.runs and loaded.entity in self.loading and self._engine.suspects.holds_load(loaded):
+            return  # it is loaded again once its runs may be replayed
         waiting = self.loading.pop(loaded.entity, None)
         shard = self._engine.shard_of(loaded.entity)
         if waiting is None or shard not in self._engine.epochs or self._engine.is_stopped:
@@ -123,16 +131,21 @@ class Arrivals:
             else:
                 activation.push(item)
         activation.start_pending()
+        self._tell_ended(activation)
+
+    def _tell_ended(self, activation: Activation) -> None:
+        """The end of a run may have been committed by a commit whose answer got lost."""
         for workflow, row in activation.rows.items():
-            # Its end may have been committed by a commit whose answer got lost.
-            if row.status.is_terminal and (loaded.entity, workflow) in self._engine.waiters:
-                self._engine.run_ended(loaded.entity, row, activation.tell_result_of(row))
+            if row.status.is_terminal and (activation.id, workflow) in self._engine.waiters:
+                self._engine.run_ended(activation.id, row, activation.tell_result_of(row))
 
     def _stored(self, envelope: Envelope) -> Delivery:
         delivery = Delivery(envelope, None, is_stored=True)
         if (envelope.entity, envelope.id) in self._suspects:
             self._suspects.discard((envelope.entity, envelope.id))
             delivery.needs_lookup = True
+        if self._engine.suspects.taken and self._engine.suspects.is_old(envelope):
+            delivery.needs_lookup = True  # before which it is held
         if self._crashes and self._crashes[envelope.entity, envelope.id] >= CRASHES_MAX:
             delivery.problem = PerdureError(
                 f"{envelope.entity}.{envelope.name}: the engine failed {CRASHES_MAX} times on it"

@@ -13,7 +13,7 @@ from ..ids import EntityId
 from ..messages import encode_json
 from ..store.rows import AttemptRow
 from ..transactional import StepTransactions
-from .activities import ActivityCall, ActivityPool, ActivityRunner, failure, success
+from .activities import ActivityCall, ActivityPool, MakeRunner, failure, success
 from .deliveries import ActivityDone
 from .run import ActivityDetail, Operation, Run
 
@@ -27,9 +27,11 @@ log = logging.getLogger("perdure.engine")
 class Attempts:
     """Owned by the engine; everything on the host's loop."""
 
-    def __init__(self, engine: "Engine", pool: ActivityPool | None, steps: StepTransactions | None = None) -> None:
+    def __init__(
+        self, engine: "Engine", pool: ActivityPool | None, runner: MakeRunner, steps: StepTransactions | None
+    ) -> None:
         self._engine = engine
-        self._runner = ActivityRunner(engine.settings, self._finished, pool, steps)
+        self._runner = runner(engine.settings, self._finished, pool, steps)
         self._under_way: dict[str, ActivityCall] = {}
 
     def open(self) -> None:
@@ -53,8 +55,13 @@ class Attempts:
             self._under_way.pop(key)
             self._runner.cancel(key)
 
-    def begin(self, activation: "Record", run: Run, operation: Operation) -> None:
-        """The commit that asked for it is durable (or a journal says so): run it until it has an outcome."""
+    def begin(
+        self, activation: "Record", run: Run, operation: Operation, *, error: BaseException | None = None
+    ) -> None:
+        """The commit that asked for it is durable (or a journal says so): run it until it has an outcome.
+
+        `error`: there is no further attempt, for this reason.
+        """
         if activation.runs.get(run.row.workflow) is not run or operation.number not in run.pending:
             return
         address = run.address(operation.number)
@@ -79,6 +86,9 @@ class Attempts:
             attempt=before.attempt + 1 if before else 1,
             first_us=before.first_us if before else self._engine.now_us(),
         )
+        if error is not None:
+            self._engine.arrivals.offer(call.entity, ActivityDone(call, failure(call, error)))
+            return
         self._under_way[key] = call
         delay_s = max(0.0, (before.next_us - self._engine.now_us()) / 1e6) if before else 0.0
         self._next(key, call, delay_s)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..context import Mode
 from ..errors import (
+    Busy,
     DurableAwaitInHandler,
     ErrorBody,
     HandlerFailed,
@@ -23,6 +24,7 @@ from .effects import Effects
 from .journal import Event
 
 if TYPE_CHECKING:
+    from ..definition import EntityDefinition, Registry
     from .activities import ActivityCall
     from .run import Run
 
@@ -35,8 +37,8 @@ class Delivery:
     """A message in a mailbox."""
 
     __slots__ = (
-        "also", "attempts", "envelope", "fingerprint", "fired", "is_done", "is_one_way", "is_stored", "is_storing",
-        "needs_lookup", "problem", "respond",
+        "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_cleared", "is_done", "is_one_way",
+        "is_stored", "is_storing", "needs_lookup", "problem", "respond",
     )  # fmt: skip
 
     def __init__(self, envelope: Envelope, respond: Respond | None, *, is_stored: bool = False) -> None:
@@ -52,8 +54,11 @@ class Delivery:
         """Its turn has consumed it; the commit is to come."""
         self.is_one_way = envelope.kind in _ONE_WAY
         self.needs_lookup = envelope.is_retry
+        self.is_cleared = False
+        """It may run although it was suspected (see suspects)."""
         self.attempts = 0
         self.fired: ReminderRow | None = None
+        self.fired_us = 0
         self.problem: PerdureError | None = None
         self.fingerprint = fingerprint(envelope.name.encode(), envelope.args)
 
@@ -85,10 +90,12 @@ class ActivityDone:
 class Fire:
     """A reminder or timer is due."""
 
-    __slots__ = ("row",)
+    __slots__ = ("problem", "row")
 
     def __init__(self, row: ReminderRow) -> None:
         self.row = row
+        self.problem: PerdureError | None = None
+        """Why it is not to run."""
 
 
 class CheckConditions:
@@ -115,14 +122,21 @@ Item = Delivery | ActivityDone | Fire | CheckConditions | Begin
 class HandlerContext:
     """`TurnContext` of a handler or query."""
 
-    __slots__ = ("_host", "effects", "entity", "is_closed", "mode")
+    __slots__ = ("_host", "effects", "entity", "fired", "fired_us", "is_closed", "mode")
 
     def __init__(self, entity: EntityId, mode: Mode, host: Any) -> None:
         self.entity = entity
         self.mode: Mode = mode
         self.effects = Effects()
         self.is_closed = False
+        self.fired: ReminderRow | None = None
+        self.fired_us = 0
         self._host = host
+
+    @property
+    def registry(self) -> "Registry":
+        registry: Registry = self._host.registry
+        return registry
 
     def _open(self) -> Effects:
         if self.is_closed:
@@ -153,10 +167,10 @@ class HandlerContext:
         self._open().send(target, kind, name, args, delay_us=delay_us, message_id=message_id, options=options)
 
     def set_reminder(
-        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool, cron: str = ""
     ) -> None:
         self._open().set_reminder(
-            name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all
+            name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all, cron=cron
         )
 
     def cancel_reminder(self, name: str) -> None:
@@ -222,12 +236,10 @@ def refused(delivery: Delivery, error: PerdureError) -> None:
     delivery.reply(Status.ERROR, encode_json(error.body()), 0)
 
 
-def occurrence_after(row: ReminderRow, now_us: int) -> int:
-    """Due time of the next occurrence of a recurring reminder after this one has fired.
-
-    Occurrences keep their grid (no drift). With catch-up "one" those missed meanwhile are skipped.
-    """
-    following = row.due_us + row.every_us
-    if row.catch_up_all or following > now_us:
-        return following
-    return following + (now_us - following) // row.every_us * row.every_us + row.every_us
+def mailbox_full(definition: "EntityDefinition", envelope: Envelope) -> Busy:
+    """The answer to whoever sends from outside to a full durable mailbox."""
+    limit = definition.mailboxes[envelope.name].max_items
+    return Busy(
+        f"{envelope.entity}: mailbox {envelope.name} holds {limit} items, its limit; nothing was accepted, try later",
+        limit=limit,
+    )

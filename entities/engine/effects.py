@@ -39,6 +39,7 @@ class WantedReminder(NamedTuple):
     due_us: int
     every_us: int
     catch_up_all: bool
+    cron: str
 
 
 @dataclass(slots=True)
@@ -68,12 +69,12 @@ class Effects:
         self.outgoing.append(Outgoing(target, kind, name, args, delay_us, message_id, options))
 
     def set_reminder(
-        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool, cron: str = ""
     ) -> None:
         """Record a reminder. Raises OutboxLimit."""
         if len(self.reminders) >= REMINDERS_MAX:
             raise OutboxLimit(f"a turn set more than {REMINDERS_MAX} reminders")
-        self.reminders[name] = WantedReminder(handler, args, due_us, every_us, catch_up_all)
+        self.reminders[name] = WantedReminder(handler, args, due_us, every_us, catch_up_all, cron)
 
     def stage(self, staged: Staged) -> None:
         """Record a statement. Raises OutboxLimit."""

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from ..context import TurnContext, current
 from ..definition import EntityDefinition, Registry
@@ -26,15 +27,17 @@ from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow, RunRow
 from ..transactional import StepTransactions
 from .activation import Activation
-from .activities import ActivityPool
+from .activities import ActivityPool, ActivityRunner, MakeRunner
 from .arrivals import Arrivals
 from .attempts import Attempts
 from .clock import DatabaseClock
 from .committer import Committer
-from .deliveries import Delivery, Fire, Respond
+from .deliveries import Delivery, Fire, Item, Respond
 from .holds import Holds
 from .readers import Readers
 from .settings import EngineSettings
+from .subjects import Subject, subject_of
+from .suspects import Suspects
 from .turns.record import Record
 from .wheel import Wheel
 
@@ -74,6 +77,8 @@ class Outlets:
     fenced: Callable[[str], None]
     """This host may never commit again, for this reason."""
     activity_pool: ActivityPool | None = None
+    activity_runner: MakeRunner = ActivityRunner
+    """Runs attempts in this process; the test kit has its own."""
     steps: StepTransactions | None = None
 
 
@@ -112,8 +117,13 @@ class Engine:
         self._shard_count = shard_count
         self._committer = Committer(self)
         self.readers = Readers(self)
-        self.attempts = Attempts(self, outlets.activity_pool, outlets.steps)
+        self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner, outlets.steps)
         self.arrivals = Arrivals(self)
+        self.suspects = Suspects(self)
+        self.running: Item | Subject | None = None
+        """What user code is running now, for whoever watches from another thread; of `running_in`, if it is an item."""
+        self.running_in: Record | None = None
+        self.user_tasks: WeakKeyDictionary[asyncio.Task[Any], tuple[EntityId, Item]] = WeakKeyDictionary()
         self.holds = Holds(self)
         self.waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}
         self._ready: deque[Record] = deque()
@@ -156,6 +166,7 @@ class Engine:
         self.is_stopped = self._has_ended = True
         if self.dedicated is not None:
             self.dedicated.close()
+        self.suspects.close()
         await self.readers.stop()
         self.holds.close()
         await self._committer.stop()
@@ -166,6 +177,7 @@ class Engine:
     def kill(self) -> None:
         """Drop everything as a crash would: nothing more is written or answered (fenced hosts, crash tests)."""
         self.is_stopped = True
+        self.suspects.close()
         self.holds.close()
         self.epochs.clear()
         self.epochs_held.clear()
@@ -215,10 +227,14 @@ class Engine:
 
     # --- ownership ---
 
-    def own(self, epochs: Mapping[int, int]) -> None:
-        """Shards gained. Their entities with work waiting are activated in the background."""
+    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
+        """Shards gained. Their entities with work waiting are activated in the background.
+
+        `taken_over`: those of them that their former owner did not release in order.
+        """
         self.epochs.update(epochs)
         self.epochs_held.update(epochs)
+        self.suspects.took_over(taken_over)
         self.readers.gained(set(epochs))
 
     async def disown(self, shards: Collection[int]) -> None:
@@ -227,6 +243,7 @@ class Engine:
         for shard in leaving:
             self.epochs.pop(shard, None)
         self.readers.lost(leaving)
+        self.suspects.released(leaving)
         if self.dedicated is not None:
             self.dedicated.release(leaving)
         for entity in [e for e in self.arrivals.loading if self._shard(e) in leaving]:
@@ -312,7 +329,8 @@ class Engine:
 
     def look_up(self, activation: Record, delivery: Delivery) -> None:
         """Find out whether this message has an outcome already."""
-        self.readers.look_up(activation, delivery)
+        if not self.suspects.holds(activation, delivery):
+            self.readers.look_up(activation, delivery)
 
     # --- turns ---
 
@@ -355,13 +373,29 @@ class Engine:
         if ready:
             self._queue_tick()
 
-    def run_user_code(self, coro: Coroutine[Any, Any, Any], context: TurnContext) -> asyncio.Task[Any]:
+    def run_user_code(self, coro: Coroutine[Any, Any, Any], context: TurnContext, item: Item) -> asyncio.Task[Any]:
         """A task for user code that may wait, in this turn's context; begun at once where Python can (3.12 on)."""
         variables = contextvars.copy_context()
         variables.run(current.set, context)
         if sys.version_info >= (3, 12):
-            return asyncio.Task(coro, loop=self._loop, context=variables, eager_start=True)
-        return self._loop.create_task(coro, context=variables)
+            task = asyncio.Task(coro, loop=self._loop, context=variables, eager_start=True)
+        else:
+            task = self._loop.create_task(coro, context=variables)
+        self.user_tasks[task] = (context.entity, item)
+        return task
+
+    def running_code(self, task: asyncio.Task[Any] | None) -> tuple[object, Subject] | None:
+        """What user code runs, as (the same object as long as it is the same, its name); for a thread that watches.
+
+        `task`: the loop's current one. Only worth anything while the loop is blocked.
+        """
+        running, activation = self.running, self.running_in
+        if isinstance(running, Subject):
+            return running, running
+        if running is not None and activation is not None:
+            return running, subject_of(activation.id, running)
+        known = self.user_tasks.get(task) if task is not None else None
+        return (known[1], subject_of(*known)) if known is not None else None
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Run something later on the host's loop."""

@@ -32,7 +32,7 @@ _EVENTS = {
     "socket.gethostbyname": ("a DNS look-up", _ACTIVITY),
     "sqlite3.connect": ("a database (sqlite3)", _ACTIVITY),
 }
-_ON_THEIR_OWN = ("importlib._bootstrap", "logging")
+_ON_THEIR_OWN = ("importlib", "logging")
 
 _is_installed = False
 
@@ -62,7 +62,7 @@ def _is_of_others(frame: FrameType | None) -> bool:
     """Whether an import or a logging handler is what does it."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
-        if module.startswith(_ON_THEIR_OWN):
+        if module.partition(".")[0] in _ON_THEIR_OWN:
             return True
         if module == "asyncio.events":  # below: the event loops
             return False

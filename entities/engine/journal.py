@@ -8,7 +8,9 @@ Not in the journal because it follows from it: conditions that the run's own ste
 time, chance, and messages sent (they have numbers, so that a change of code is noticed, but are not sent again).
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -85,6 +87,22 @@ class ReplayMismatch(Exception):
         super().__init__(f"journal entry {number}: recorded {recorded}, but the current code asks for {expected}")
         self.recorded = recorded
         self.expected = expected
+
+
+def numbered(operations: Iterable[Scheduled]) -> list[Scheduled]:
+    """Without markers: they decide a branch, and what that asks for is compared."""
+    return [operation for operation in operations if operation.kind is not OperationKind.PATCH]
+
+
+def difference(recorded: list[Scheduled], asked: list[Scheduled], entry: int) -> ReplayMismatch:
+    """Where the operations of a journal entry and those that the code asks for part."""
+    recorded, asked = numbered(recorded), numbered(asked)
+    for index in range(max(len(recorded), len(asked))):
+        was: Scheduled | Literal["nothing more"] = recorded[index] if index < len(recorded) else "nothing more"
+        now: Scheduled | Literal["nothing more"] = asked[index] if index < len(asked) else "nothing more"
+        if was != now:
+            return ReplayMismatch(str(was), str(now), entry)
+    raise AssertionError("equal lists")
 
 
 _encoder = msgspec.json.Encoder()

@@ -178,7 +178,9 @@ class Readers:
                 continue
             self._mail_queries += 1
             try:
-                envelopes = await self._engine.store.inbox(active, per_entity_max=self.inbox_max)
+                # What is held back stays in the inbox: it must not hide what came after it.
+                held = max(self._engine.active[e].held_back for e in active)
+                envelopes = await self._engine.store.inbox(active, per_entity_max=self.inbox_max + held)
             except StoreUnavailable:
                 self._mail.update(dict.fromkeys(wanted))
                 self._mail_wanted.set()

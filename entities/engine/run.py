@@ -8,8 +8,9 @@ with recorded entries and drops what is asked for, comparing it with the record.
 import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
 
 import msgspec
@@ -30,11 +31,21 @@ from ..errors import (
 )
 from ..ids import EntityId
 from ..messages import Kind, OperationAddress, decode_error, encode_json
-from ..store.rows import RunRow
+from ..store.rows import Child, RunRow
 from ..time_limit import TimeLimit
 from . import guard
+from .children import CHILDREN_MAX, TooManyChildren, adopt
 from .effects import Effects
-from .journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, Scheduled
+from .journal import (
+    Entry,
+    Event,
+    EventKind,
+    OperationKind,
+    ReplayMismatch,
+    Scheduled,
+    difference,
+    numbered,
+)
 from .loop import WorkflowLoop, WorkflowTimer
 
 if TYPE_CHECKING:
@@ -44,6 +55,8 @@ if TYPE_CHECKING:
     from ..signature import Signature
 
 RECEIVERS_MAX = 1_000
+CHAIN_MAX = 64
+"""Runs named to those that a run waits for, of the many that may wait for it."""
 
 
 class _OperationFuture(asyncio.Future[Any]):
@@ -106,6 +119,8 @@ class Run:
         self.asked: list[Scheduled] = []
         self.new: list[Operation] = []
         self.withdrawn: list[Operation] = []
+        self.adopted: list[Child] = []
+        """Children with a close policy that this resume has started."""
         self.effects = Effects()
         self.entries = 0
         self.journal_bytes = 0
@@ -137,11 +152,13 @@ class Run:
         self.asked = []
         self.new = []
         self.withdrawn = []
+        self.adopted = []
         self.effects = Effects()
 
     def forget_asked(self) -> None:
         """The resume is undone: nothing that it asked for may happen."""
         self.new = []
+        self.adopted = []
         self.effects = Effects()
 
     @property
@@ -251,11 +268,16 @@ class Run:
             self.begin(entry.now_us)
             for event in entry.events:
                 self.apply(event)
-            if self.asked != entry.operations and _numbered(self.asked) != _numbered(entry.operations):
-                raise _difference(entry.operations, self.asked, self.entries)
+            if self.asked != entry.operations and numbered(self.asked) != numbered(entry.operations):
+                raise difference(entry.operations, self.asked, self.entries)
             self.entries += 1
         self._is_replaying = False
         self.begin(self.now)
+
+    def place(self) -> str:
+        """`file:line` at which the workflow function waits, for people; empty if it does not."""
+        stack = self._main.get_stack() if self._main is not None else []
+        return f"{stack[0].f_code.co_filename}:{stack[0].f_lineno}" if stack else ""
 
     # --- the end ---
 
@@ -306,6 +328,25 @@ class Run:
     def address(self, number: int) -> str:
         """Address of one of this run's operations."""
         return str(OperationAddress(self.row.workflow, self.row.run_id, number))
+
+    def waiters(self) -> tuple[str, ...]:
+        """This run and those known to wait for it, outermost first: what it starts or awaits must not wait for them."""
+        joined = (address.rpartition("#") for address in self.row.reply_to)
+        names = (f"{entity}#{operation.partition('/')[0]}" for entity, _, operation in joined)
+        return (*dict.fromkeys((*self.row.chain, *islice(names, CHAIN_MAX))), f"{self.entity}#{self.row.workflow}")
+
+    def ring_with(self, chain: tuple[str, ...]) -> list[str] | None:
+        """The ring that would close if the last run of `chain` waited for this one; None if there is none."""
+        me = f"{self.entity}#{self.row.workflow}"
+        waits_for = {
+            f"{op.detail.target}#{op.detail.name}"
+            for op in self.pending.values()
+            if op.kind is OperationKind.CALL and op.detail.kind in (Kind.START, Kind.RESULT)
+        }
+        for index, waiter in enumerate(chain):
+            if waiter == me or waiter in waits_for:
+                return [*chain[index:], me] if waiter == me else [me, *chain[index:], me]
+        return None
 
     def waiting_for(self) -> str:
         """What it waits for, for people."""
@@ -370,6 +411,7 @@ class Run:
     ) -> None:
         number = self._number(OperationKind.SEND, f"{target.type}.{name}")
         if not self._is_replaying:
+            options = self._adopt(options, number, target, name)
             self.effects.send(
                 target,
                 kind,
@@ -380,13 +422,27 @@ class Run:
                 options=options,
             )
 
+    def _adopt(self, options: str, number: int, target: EntityId, workflow: str) -> str:
+        """Options on the wire of a start; with a parent-close policy the child becomes one of this run's."""
+        if not options:
+            return options
+        if len(self.row.children) + len(self.adopted) >= CHILDREN_MAX:
+            raise TooManyChildren(
+                f"{self.entity}.{self.row.workflow} has {CHILDREN_MAX} children with a parent-close policy that have "
+                "not ended, the limit; await some of them, or start them with parent_close='abandon'"
+            )
+        on_the_wire, child = adopt(options, self.address(number), f"{target}#{workflow}")
+        if child is not None:
+            self.adopted.append(child)
+        return on_the_wire
+
     def set_reminder(
-        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool
+        self, name: str, *, handler: str, args: bytes, due_us: int, every_us: int, catch_up_all: bool, cron: str = ""
     ) -> None:
         self._number(OperationKind.REMIND, name)
         if not self._is_replaying:
             self.effects.set_reminder(
-                name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all
+                name, handler=handler, args=args, due_us=due_us, every_us=every_us, catch_up_all=catch_up_all, cron=cron
             )
 
     def cancel_reminder(self, name: str) -> None:
@@ -404,6 +460,7 @@ class Run:
                     f"{self.entity}.{self.row.workflow} would wait for itself: {' → '.join(waits)} → {target}#{name}",
                     chain=[*waits, f"{target}#{name}"],
                 )
+        options = self._adopt(options, self.next_number, target, name)
         future = self._operate(
             OperationKind.CALL, f"{target.type}.{name}", CallDetail(target, kind, name, args, options)
         )
@@ -452,18 +509,3 @@ class Run:
 
 def _names(events: Iterable[Event]) -> str:
     return ", ".join(f"{event.kind} #{event.operation}" if event.operation >= 0 else event.kind for event in events)
-
-
-def _numbered(operations: Iterable[Scheduled]) -> list[Scheduled]:
-    """Without markers: they decide a branch, and what that asks for is compared."""
-    return [operation for operation in operations if operation.kind is not OperationKind.PATCH]
-
-
-def _difference(recorded: list[Scheduled], asked: list[Scheduled], entry: int) -> ReplayMismatch:
-    recorded, asked = _numbered(recorded), _numbered(asked)
-    for index in range(max(len(recorded), len(asked))):
-        was: Scheduled | Literal["nothing more"] = recorded[index] if index < len(recorded) else "nothing more"
-        now: Scheduled | Literal["nothing more"] = asked[index] if index < len(asked) else "nothing more"
-        if was != now:
-            return ReplayMismatch(str(was), str(now), entry)
-    raise AssertionError("equal lists")

@@ -25,7 +25,10 @@ from .rows import (
     MailboxItem,
     ReminderRow,
     RunRow,
+    RunStatus,
     Staged,
+    Suspicion,
+    suspect_id,
 )
 
 
@@ -51,14 +54,15 @@ class _Entity:
 _NOTHING = _Entity()
 
 
-def _wall_clock_us() -> int:
+def wall_clock_us() -> int:
+    """The machine's own time, µs."""
     return time.time_ns() // 1_000
 
 
 class MemoryStore(MemoryDirectory):
     """EntityStore and Directory in memory. `now_us` is "the database's" clock in microseconds since the epoch."""
 
-    def __init__(self, *, shards: int = 16, now_us: Callable[[], int] = _wall_clock_us) -> None:
+    def __init__(self, *, shards: int = 16, now_us: Callable[[], int] = wall_clock_us) -> None:
         super().__init__(shards=shards, now_us=now_us)
         self._entities: dict[EntityId, _Entity] = {}
         self.parked: dict[EntityId, str] = {}
@@ -66,6 +70,8 @@ class MemoryStore(MemoryDirectory):
         self.execute: Callable[[Staged], None] | None = None
         """Stands for the database that staged SQL would be executed in; raises to refuse a statement."""
         self._dead_letters: dict[tuple[EntityId, str], DeadLetter] = {}
+        self._suspicions: dict[tuple[EntityId, str], tuple[int, Suspicion]] = {}
+        """With the time of the last change."""
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -281,6 +287,21 @@ class MemoryStore(MemoryDirectory):
         else:
             self.parked.pop(entity, None)
 
+    async def suspect(self, evidence: Sequence[Suspicion]) -> None:
+        for entity, message_id, points, reason in evidence:
+            key = (EntityId(*entity), message_id)
+            known = self._suspicions.pop(key, (0, Suspicion(*key, 0)))[1]
+            total = known.points + points
+            if total > 0:
+                self._suspicions[key] = (self._now_us(), Suspicion(*key, total, reason or known.reason))
+
+    async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
+        return {key: self._suspicions[key][1] for key in keys if key in self._suspicions}
+
+    async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
+        for key in keys:
+            self._suspicions.pop(key, None)
+
     async def prune(self, *, older_than_us: int, limit: int) -> int:
         before = self._now_us() - older_than_us
         expired = [
@@ -293,7 +314,14 @@ class MemoryStore(MemoryDirectory):
             del stored.history[message_id]
         for stored in self._entities.values():
             _prune_runs(stored, before)
+        for key, (noted_us, _) in list(self._suspicions.items()):
+            if noted_us < before and key[1] not in self._parked_runs(key[0]):
+                del self._suspicions[key]
         return min(len(expired), limit)
+
+    def _parked_runs(self, entity: EntityId) -> set[str]:
+        runs = self._entities.get(entity, _NOTHING).runs.values()
+        return {suspect_id(run.workflow, run.run_id) for run in runs if run.status is RunStatus.PARKED}
 
 
 def _touched(batch: Batch) -> Iterator[tuple[EntityId, int]]:

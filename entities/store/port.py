@@ -22,7 +22,7 @@ from typing import Protocol
 from ..errors import PerdureError
 from ..ids import EntityId
 from ..messages import Envelope
-from .rows import Batch, HistoryRow, HostRow, Loaded, ReminderRow, RunRow, ShardOwner
+from .rows import Batch, HistoryRow, HostRow, Loaded, ReminderRow, RunRow, ShardOwner, Suspicion
 
 
 class StoreUnavailable(PerdureError):
@@ -131,9 +131,26 @@ class EntityStore(Protocol):
         """
         ...
 
+    async def suspect(self, evidence: Sequence[Suspicion]) -> None:
+        """Add these points (below 0: take them back) to what is known; at most one of each (entity, message id).
+
+        A row that comes to no points is deleted, a new reason replaces the old one. Not fenced: whoever saw a host
+        fail may say so, also the host itself after others have taken over.
+        """
+        ...
+
+    async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
+        """What is held against these (entity, message id) pairs; pairs without a row are absent."""
+        ...
+
+    async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
+        """Delete what is held against these: they were seen to be harmless, or an operator says so."""
+        ...
+
     async def prune(self, *, older_than_us: int, limit: int) -> int:
         """Delete history rows older than `older_than_us` microseconds, and rows of runs and journals that ended
         longer ago than that; at most `limit` history rows per call. Returns the number of history rows deleted.
+        Suspicions as old go as well, but for those of parked runs: they are what keeps the run parked.
 
         Never touches inbox rows, reminders, live runs or dead letters.
         """

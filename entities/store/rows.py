@@ -55,6 +55,13 @@ class ReminderRow(NamedTuple):
     """After downtime fire every missed occurrence instead of one."""
     handler: str = ""
     args: bytes = b"{}"
+    cron: str = ""
+    """Cron expression and time zone of a recurring reminder (see recurrence), or empty."""
+
+    @property
+    def is_recurring(self) -> bool:
+        """Whether another occurrence may follow."""
+        return bool(self.every_us or self.cron)
 
 
 class ReminderKey(NamedTuple):
@@ -85,6 +92,17 @@ class RunStatus(StrEnum):
         return self not in (RunStatus.RUNNING, RunStatus.PARKED)
 
 
+class Child(NamedTuple):
+    """A run that another one has started with a parent-close policy, and that may still be going on."""
+
+    operation: str
+    """`workflow/run_id/number` of the operation that started it."""
+    run: str
+    """`Type/key#workflow`"""
+    policy: str
+    """`cancel` or `terminate`"""
+
+
 class RunRow(NamedTuple):
     """The latest run of one workflow method of one entity; unique per (entity, workflow)."""
 
@@ -107,6 +125,10 @@ class RunRow(NamedTuple):
     """Operations of other entities' workflows that wait for this run's outcome."""
     chain: tuple[str, ...] = ()
     """Runs that wait for this one, outermost first."""
+    parent: str = ""
+    """`Type/key#workflow/run_id/number`: the operation that started it, if its parent has a close policy for it."""
+    children: "tuple[Child, ...]" = ()
+    """What is to be cancelled or terminated when this run ends."""
 
 
 class JournalRow(NamedTuple):
@@ -143,6 +165,23 @@ class AttemptRow(NamedTuple):
     next_us: int
     first_us: int
     """When the first attempt started (for the total time limit)."""
+
+
+class Suspicion(NamedTuple):
+    """Evidence that a message (or a workflow run) ends the process that runs it; unique per (entity, message_id)."""
+
+    entity: EntityId
+    message_id: str
+    """Id of a message, or `run:<workflow>:<run_id>`."""
+    points: int
+    """Hosts that died or had to be ended over it, weighted (see engine.suspects)."""
+    reason: str = ""
+    """What was seen, for people; empty: nothing but that a host died."""
+
+
+def suspect_id(workflow: str, run_id: str) -> str:
+    """What stands for the message id where a workflow run is suspected."""
+    return f"run:{workflow}:{run_id}"
 
 
 class DeadLetter(NamedTuple):

@@ -9,8 +9,9 @@ async with LocalCluster([Order]) as cluster:
 """
 
 import asyncio
+import contextlib
 import itertools
-import time
+import math
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
@@ -64,6 +65,8 @@ class LocalCluster:
         self._names = itertools.count(1)
         self._shard_count = 0
         self._waiting: dict[str, set[asyncio.Future[Reply]]] = {}
+        self._is_served = asyncio.Event()
+        """Every shard has a living owner."""
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
@@ -97,15 +100,18 @@ class LocalCluster:
             incarnation=incarnation,
             shard_count=self._shard_count,
             settings=self._settings,
-            outlets=Outlets(
-                hint=self._hint, fenced=lambda _: None, steps=self._steps() if self._steps is not None else None
-            ),
+            outlets=self._outlets(incarnation),
+            monotonic=asyncio.get_running_loop().time,
         )
         row = HostRow(incarnation, incarnation, "local", 0, "active", 0)
         await self.store.register(row, lease_s=self._lease_s)
         await engine.start()
         self.engines.append(engine)
         return engine
+
+    def _outlets(self, incarnation: str) -> Outlets:
+        steps = self._steps() if self._steps is not None else None
+        return Outlets(hint=self._hint, fenced=lambda _: None, steps=steps)
 
     async def balance(self) -> None:
         """Give every shard without a living owner to a host, in turn."""
@@ -114,15 +120,26 @@ class LocalCluster:
         free = [shard for shard in range(self._shard_count) if owners.get(shard) not in alive]
         for index, engine in enumerate(self.engines):
             mine = free[index :: len(self.engines)]
-            engine.own(await self.store.claim(engine.incarnation, mine))
+            claimed = await self.store.claim(engine.incarnation, mine)
+            engine.own(claimed, taken_over=[shard for shard in claimed if owners.get(shard)])
+        self._is_served.set()
 
     async def crash(self, index: int = 0) -> None:
         """Kill a host: all that is not committed is lost. Survivors, or a new host, take over its shards."""
+        await self.recover(self.kill(index))
+
+    def kill(self, index: int = 0) -> Engine:
+        """The death of a host, this instant. Nobody has its shards until `recover`."""
         engine = self.engines.pop(index)
+        self._is_served.clear()
         engine.kill()
         for answer in self._waiting.pop(engine.incarnation, ()):
             if not answer.done():
                 answer.set_exception(_HostGoneError())
+        return engine
+
+    async def recover(self, engine: Engine) -> None:
+        """Give what a killed host owned to the survivors, or to a new one."""
         await engine.stop()
         await self.store.fence(engine.incarnation, is_dead=True)
         if not self.engines:
@@ -141,10 +158,12 @@ class LocalCluster:
         return await asyncio.wrap_future(elsewhere)
 
     async def _request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
-        deadline = time.monotonic() + timeout_s
+        time = self._loop.time
+        deadline = time() + timeout_s
         shard = shard_of(envelope.type, envelope.key, self._shard_count)
         self.requests += 1
         sent = False
+        losses = 0
         while True:
             engine = next((e for e in self.engines if shard in e.epochs), None)
             reply: Reply | None = None
@@ -158,21 +177,31 @@ class LocalCluster:
                 engine.deliver(envelope, respond)
                 reply = await self._await_reply(engine, answer, deadline)
                 sent = True
+                losses += reply is None
             if reply is not None and reply.status is not Status.NOT_OWNER:
                 return reply
-            if time.monotonic() >= deadline:
+            if time() >= deadline:
                 if sent:
                     raise CallTimeout(f"{envelope.entity}.{envelope.name}: no answer within {timeout_s:g} s")
                 raise Unavailable(f"{envelope.entity}: no host owns it")
+            await self._recovery(deadline)
+            envelope = _again(envelope, losses)
+
+    async def _recovery(self, deadline: float) -> None:
+        """Wait until another try makes sense."""
+        if self._is_served.is_set():
             await asyncio.sleep(0.002)
-            envelope = _again(envelope)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_remaining(deadline)):
+                    await self._is_served.wait()
 
     async def _await_reply(self, engine: Engine, answer: "asyncio.Future[Reply]", deadline: float) -> Reply | None:
         """The reply, or None if the host was killed or time is up."""
         waiting = self._waiting.setdefault(engine.incarnation, set())
         waiting.add(answer)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(_remaining(deadline)):
                 return await answer
         except (TimeoutError, _HostGoneError):
             return None
@@ -188,8 +217,14 @@ class LocalCluster:
         return f"<LocalCluster of {len(self.engines)} hosts>"
 
 
-def _again(envelope: Envelope) -> Envelope:
-    return msgspec.structs.replace(envelope, is_retry=True)
+def _remaining(deadline: float) -> float | None:
+    if math.isinf(deadline):
+        return None
+    return max(0.0, deadline - asyncio.get_running_loop().time())
+
+
+def _again(envelope: Envelope, losses: int) -> Envelope:
+    return msgspec.structs.replace(envelope, is_retry=True, losses=losses)
 
 
 class _HostGoneError(Exception):

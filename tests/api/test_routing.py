@@ -241,3 +241,15 @@ async def test_nothing_elsewhere_is_a_problem_too(http: httpx.AsyncClient) -> No
     reply = await http.get("/nowhere")
     assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
     assert reply.headers["content-type"] == "application/problem+json"
+
+
+async def test_schedules_are_reached_by_the_generic_routes_without_being_listed(
+    http: httpx.AsyncClient, caller: FakeCaller
+) -> None:
+    reply = await http.post("/entities/PerdureSchedule/nightly/pause", json={"note": "holiday"})
+    assert reply.status_code == 200
+    assert (caller.envelope.type, caller.envelope.key, caller.envelope.name) == ("PerdureSchedule", "nightly", "pause")
+    operations = (await http.get("/entities/PerdureSchedule/nightly")).json()["operations"]
+    assert {"create", "trigger", "backfill", "describe", "delete"} <= {operation["name"] for operation in operations}
+    wrong = await http.post("/entities/PerdureSchedule/nightly/create", json={"spec": {"type": "Order"}})
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_argument")

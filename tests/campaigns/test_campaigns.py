@@ -14,6 +14,7 @@ SHORT = {
     "counters": ["--seconds", "12"],
     "dedicated": ["--rounds", "2"],
     "exactly-once-messages": ["--seconds", "10"],
+    "long-lives": ["--rounds", "8"],
     "orders": ["--rounds", "5"],
     "passivation": [],
     "programs": ["--rounds", "40"],

@@ -1,6 +1,7 @@
 """Entities of the cluster tests; hosts import them."""
 
 import asyncio
+import os
 import time
 
 from perdure.entities import Entity, handler, query
@@ -27,6 +28,18 @@ class Counter(Entity):
     async def block(self, seconds: float) -> None:
         """What nobody should write: the host can do nothing else meanwhile."""
         time.sleep(seconds)
+
+    @handler
+    async def vanish(self) -> None:
+        """As a segmentation fault would."""
+        os._exit(1)
+
+    @handler
+    async def make_vanish(self, other: str, witness: str) -> None:
+        await Counter.ref(other).add.send(1)
+        await Counter.ref(other).vanish.send()
+        await Counter.ref(other).add.send(10)
+        await Counter.ref(witness).add.send(100)
 
     @handler
     async def tell(self, other: str, amount: int) -> None:

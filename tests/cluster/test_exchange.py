@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import pytest
@@ -21,6 +22,7 @@ from perdure.entities.errors import Busy, CallTimeout, Unavailable
 from perdure.entities.ids import EntityId
 from perdure.entities.messages import Envelope, Kind, Reply, Status
 from perdure.entities.shard import shard_of
+from tests.engine.waiting import eventually
 
 SHARDS = 8
 
@@ -373,3 +375,30 @@ async def test_everything_is_applied_once_and_in_order_whatever_happens(seed: in
     assert {reply.status for reply in replies} == {Status.OK}
     assert [reply.id for reply in replies] == [f"m{number}" for number in range(600)]
     assert net.applied == sent
+
+
+async def test_a_message_counts_the_hosts_that_were_lost_with_it_and_no_others(net: Net) -> None:
+    """P9: from its second loss on, the engine takes it for a suspect."""
+    got: list[Envelope] = []
+
+    def has_got(count: int) -> bool:
+        return len(got) == count
+
+    net.answer = lambda sent, _: got.append(sent)
+    call = asyncio.ensure_future(net.router.request(envelope(1), timeout_s=5))
+    waiting = asyncio.ensure_future(net.router.request(envelope(2, kind=Kind.RESULT), timeout_s=5))
+    await eventually(partial(has_got, 2))
+    [link] = net.router._links.values()
+    net.router.lost(link, ConnectionError("the network, not the host"))
+    await eventually(partial(has_got, 4))
+    for number, host in enumerate(("h1", "h2"), 2):
+        net.add(host)
+        net.give(set(range(SHARDS)), host)
+        net.alive = {host: host}
+        net.routes.offer(net.table())
+        await eventually(partial(has_got, 2 * number + 2))
+    losses = {name: [sent.losses for sent in got if sent.id == name] for name in ("m1", "m2")}
+    assert losses == {"m1": [0, 0, 1, 2], "m2": [0, 0, 0, 0]}
+    call.cancel()
+    waiting.cancel()
+    await net.router.close()

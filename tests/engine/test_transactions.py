@@ -67,6 +67,10 @@ class Purse(Entity):
         remind(self.remember, after=timedelta(milliseconds=5), name="remember")
 
     @handler
+    async def remember_weekly(self) -> None:
+        remind(self.remember, cron="0 8 * * MON", name="weekly")
+
+    @handler
     async def remember(self) -> None:
         self.told += 1
 
@@ -280,3 +284,9 @@ async def test_a_block_that_takes_too_long(cluster: LocalCluster) -> None:
             a.balance = 0
             await asyncio.Event().wait()
     assert await totals("a") == [100]
+
+
+async def test_a_cron_reminder_of_a_transaction_is_one(cluster: LocalCluster, store: FaultyStore) -> None:
+    async with transaction(Purse.ref("a")) as (a,):
+        await a.remember_weekly()
+    assert [(row.name, row.cron != "") for row in store.reminder_rows()] == [("weekly", True)]

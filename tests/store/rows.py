@@ -6,6 +6,7 @@ from perdure.entities.ids import EntityId
 from perdure.entities.messages import Envelope, Kind
 from perdure.entities.store.rows import (
     AttemptRow,
+    Child,
     HistoryRow,
     JournalRow,
     MailboxItem,
@@ -44,7 +45,7 @@ def full_envelope(entity: EntityId, message_id: str = "m9") -> Envelope:
 def reminder(entity: EntityId, name: str = "rating", due_us: int = 1_000_001, **more: Any) -> ReminderRow:
     return ReminderRow(
         entity, name, ReminderKind.TIMER, generation=1, due_us=due_us, every_us=60, catch_up_all=True,
-        handler="ask", args=b'{"k":null}',
+        handler="ask", args=b'{"k":null}', cron="0 9 * * mon-fri Europe/Berlin",
     )._replace(**more)  # fmt: skip
 
 
@@ -57,6 +58,8 @@ def run(workflow: str = "run", run_id: str = "r1", **more: Any) -> RunRow:
         workflow, run_id, RunStatus.RUNNING,
         args=b'{"p":3}', fingerprint=b"\x01" * 16, started_us=1_700_000_000_000_000,
         in_flight=True, waiting="charge", reply_to=("A/b#run/1/2",), chain=("A/b#run",),
+        parent="A/b#run/1/2",
+        children=(Child("run/r1/0", "C/d#go", "cancel"), Child("run/r1/1", "C/e#go", "terminate")),
     )._replace(**more)  # fmt: skip
 
 

@@ -216,3 +216,21 @@ def test_reads_before_an_await_in_the_same_expression_are_warned_of(caplog: pyte
     assert [line.split("`")[3] for line in lines] == ["self.items", "self.total", "self.table"]
     assert all(f"{__file__}:" in line for line in lines)
     assert warn_of_stale_reads(Stale, "x", eval("lambda: 1"), {}) == [], "no source, no warning"
+
+
+def test_an_inherited_workflow_is_looked_at_with_the_helpers_of_its_heir() -> None:
+    class Parent(Entity):
+        at: float = 0
+
+        @workflow
+        async def run(self) -> None:
+            self.stamp()
+
+        def stamp(self) -> None:
+            self.at = 1.0
+
+    with pytest.raises(DefinitionError, match=r"class Heir: the workflow `run` \(through `stamp`\) uses time\.time"):
+
+        class Heir(Parent):  # pyright: ignore[reportUnusedClass]
+            def stamp(self) -> None:
+                self.at = time.time()

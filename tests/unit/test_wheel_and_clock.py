@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from perdure.entities import EntityId
 from perdure.entities.engine.clock import STEP_US, DatabaseClock
-from perdure.entities.engine.deliveries import occurrence_after
 from perdure.entities.engine.wheel import Wheel
+from perdure.entities.recurrence import following
 from perdure.entities.store.rows import ReminderKind, ReminderRow
 
 ORDER = EntityId("Order", "o-1")
@@ -202,14 +202,14 @@ def test_monotonic_at_is_the_inverse() -> None:
 @given(st.integers(0, 10**12), st.integers(1, 10**9), st.integers(0, 10**13))
 def test_the_next_occurrence_keeps_the_grid_and_skips_what_was_missed(due_us: int, every_us: int, late_us: int) -> None:
     now_us = due_us + late_us
-    following = occurrence_after(row("a", due_us, every_us=every_us), now_us)
-    assert following > now_us or following == due_us + every_us
-    assert following > now_us
-    assert (following - due_us) % every_us == 0
-    assert following - now_us <= every_us
+    missed, next_us = following(due_us, now_us, every_us=every_us, cron="", catch_up_all=False)
+    assert next_us is not None
+    assert next_us > now_us
+    assert next_us == due_us + (missed + 1) * every_us
+    assert next_us - now_us <= every_us
 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**9), st.integers(0, 10**13))
 def test_with_catch_up_all_no_occurrence_is_skipped(due_us: int, every_us: int, late_us: int) -> None:
-    one = row("a", due_us, every_us=every_us)._replace(catch_up_all=True)
-    assert occurrence_after(one, due_us + late_us) == due_us + every_us
+    expected = (0, due_us + every_us)
+    assert following(due_us, due_us + late_us, every_us=every_us, cron="", catch_up_all=True) == expected

@@ -7,16 +7,17 @@ one-way messages of the same sender wait behind it (promise P5), everybody else 
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ...context import current
 from ...errors import (
     HandlerTimeout,
+    HostKilled,
     PerdureError,
     Rejected,
 )
-from ...messages import encode_json
+from ...messages import Kind, encode_json
+from ...recurrence import following
 from ...store.rows import (
     DeadLetter,
     EntityWrite,
@@ -28,7 +29,6 @@ from ..deliveries import (
     Delivery,
     HandlerContext,
     failure_body,
-    occurrence_after,
     refused,
 )
 from ..effects import Effects
@@ -56,6 +56,8 @@ class HandlerTurns(Rebuild):
             return
         self._enter(None)
         context = HandlerContext(self.id, "handler", self.engine)
+        if delivery.fired is not None:
+            context.fired, context.fired_us = delivery.fired, delivery.fired_us
         if name in self.definition.suspending:
             self._handle_in_task(delivery, method, kwargs, context)
             return
@@ -77,7 +79,7 @@ class HandlerTurns(Rebuild):
         self, delivery: Delivery, method: "Handler[Any, Any]", kwargs: dict[str, Any], context: HandlerContext
     ) -> None:
         """Run a handler that may wait for something. Messages wait meanwhile; the time limit bounds it."""
-        task = self.engine.run_user_code(method.fn(self.entity, **kwargs), context)
+        task = self.engine.run_user_code(method.fn(self.entity, **kwargs), context, delivery)
         if task.done():
             self._finish_task(task, delivery, method, context, is_late=False)
             return
@@ -173,7 +175,7 @@ class HandlerTurns(Rebuild):
             return
         write = self._consume(delivery, ok=True, body=body)
         if delivery.fired is not None:
-            self._fired(write, delivery.fired, context.effects)
+            self._fired(write, delivery, delivery.fired, context.effects)
         if context.effects.outgoing or context.effects.reminders:
             self._perform(write, context.effects)
         if staged is not None:
@@ -193,18 +195,11 @@ class HandlerTurns(Rebuild):
             write = self._consume(delivery, ok=False, body=encode_json(body))
             write.dead_letters.append(DeadLetter(delivery.envelope, delivery.attempts, encode_json(body)))
             if delivery.fired is not None:
-                self._fired(write, delivery.fired, Effects())
+                self._fired(write, delivery, delivery.fired, Effects())
             return
         log.warning("%s.%s failed (attempt %d): %s", self.id, method.name, delivery.attempts, body.message)
         sender = delivery.envelope.sender
-        held = self.blocked.setdefault(sender, deque())
-        held.appendleft(delivery)
-        # Order per sender: what it sent later waits for this one.
-        for item in [i for i in self.mailbox if isinstance(i, Delivery) and i.is_one_way]:
-            if item.envelope.sender == sender:
-                self.mailbox.remove(item)
-                held.append(item)
-                self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
+        self._hold_back(delivery)
         if delivery.fired is None:
             self.engine.persist(self, delivery)
         self.engine.call_later(method.retry.delay_s(delivery.attempts), lambda: self._unblock(sender))
@@ -217,14 +212,17 @@ class HandlerTurns(Rebuild):
 
     def _refuse_stored(self, delivery: Delivery, error: PerdureError) -> None:
         """A message that cannot be applied: answered; if it was accepted before, also kept as a dead letter."""
-        if not delivery.is_stored and not delivery.is_storing and delivery.fired is None:
-            self._gate(delivery, lambda: refused(delivery, error))
-            return
         body = encode_json(error.body())
+        if not delivery.is_stored and not delivery.is_storing and delivery.fired is None:
+            if isinstance(error, HostKilled) and delivery.envelope.kind is not Kind.QUERY:
+                self._consume(delivery, ok=False, body=body)  # for good: a repeat gets the same answer
+            else:
+                self._gate(delivery, lambda: refused(delivery, error))
+            return
         write = self._consume(delivery, ok=False, body=body)
         write.dead_letters.append(DeadLetter(delivery.envelope, delivery.attempts + 1, body))
         if delivery.fired is not None:
-            self._fired(write, delivery.fired, Effects())
+            self._fired(write, delivery, delivery.fired, Effects())
 
     def _delay(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
@@ -242,14 +240,17 @@ class HandlerTurns(Rebuild):
             ),
         )
 
-    def _fired(self, write: EntityWrite, row: ReminderRow, effects: Effects) -> None:
+    def _fired(self, write: EntityWrite, delivery: Delivery, row: ReminderRow, effects: Effects) -> None:
         """The occurrence is done: deleted, and armed again if it recurs and the handler did not decide otherwise."""
         write.reminders_gone.append(ReminderKey(row.name, row.generation, row.due_us, is_fired=True))
         self.reminders[row.name] = None
         self._output(None, lambda: self.engine.wheel.drop_stale(row))
-        if row.every_us and row.name not in effects.reminders:
-            due_us = occurrence_after(row, self.engine.now_us())
-            self._put_reminder(write, row._replace(due_us=due_us))
+        if row.is_recurring and row.name not in effects.reminders:
+            _, due_us = following(
+                row.due_us, delivery.fired_us, every_us=row.every_us, cron=row.cron, catch_up_all=row.catch_up_all
+            )
+            if due_us is not None:
+                self._put_reminder(write, row._replace(due_us=due_us))
 
     def _is_current(self, row: ReminderRow) -> bool:
         """Whether no turn since this activation began has cancelled, replaced or fired it."""

@@ -92,7 +92,9 @@ class Queries(HandlerTurns):
         except PerdureError as error:
             refused(delivery, error)
             return
-        task = self.engine.run_user_code(method.fn(copy, **kwargs), HandlerContext(self.id, "query", self.engine))
+        task = self.engine.run_user_code(
+            method.fn(copy, **kwargs), HandlerContext(self.id, "query", self.engine), delivery
+        )
         timer = self.engine.call_later(QUERY_TIMEOUT_S, task.cancel)
 
         def done(task: asyncio.Task[Any]) -> None:

@@ -8,14 +8,16 @@ the entity go on, and the next activation tries again. A parked run counts as in
 
 import logging
 
-from ...errors import RunParked
+from ...errors import HostKilled, PerdureError, RunParked
 from ...messages import encode_json
 from ...store.rows import (
     JournalRow,
     Loaded,
     RunRow,
     RunStatus,
+    suspect_id,
 )
+from .. import lost_attempts
 from ..deliveries import (
     ActivityDone,
     Begin,
@@ -24,6 +26,7 @@ from ..deliveries import (
 from ..journal import OperationKind, ReplayMismatch
 from ..replaying import rebuild_run
 from ..run import Run
+from ..subjects import run_subject
 from .record import NULL
 from .staging import Staging
 
@@ -66,10 +69,20 @@ class Rebuild(Staging):
         if row.workflow not in self.definition.workflows:
             self._park_row(row, f"the class has no workflow `{row.workflow}` any more")
             return None
+        suspects = self.engine.suspects
+        if suspects.condemned:
+            verdict = suspects.condemned.pop((self.id, suspect_id(row.workflow, row.run_id)), None)
+            if verdict is not None:
+                self._park_row(row, verdict)
+                return None
         if row.status is RunStatus.PARKED:
             # The code may be fixed by now: try; if it still does not fit, the run stays parked.
             row = row._replace(status=RunStatus.RUNNING, outcome=NULL)
-        run, problem = rebuild_run(self.definition, self.entity, row, journal)
+        self.engine.running = run_subject(self.id, row.workflow, row.run_id)
+        try:
+            run, problem = rebuild_run(self.definition, self.entity, row, journal)
+        finally:
+            self.engine.running = None
         if problem is not None:
             self._park(run, problem)
             self.definition.replace_fields(self.entity, self.snapshot)
@@ -85,7 +98,8 @@ class Rebuild(Staging):
         if self.rows[row.workflow].status is RunStatus.PARKED:
             self.rows[row.workflow] = row
             self._writing().runs.append(row)
-            self._output(None, None)
+            # Timers that were due meanwhile have been left in the store.
+            self._output(None, lambda: self.engine.reread_reminders(self.id))
         self.runs[row.workflow] = run
         return run
 
@@ -95,22 +109,38 @@ class Rebuild(Staging):
         for run in self.runs.values():
             for operation in run.pending.values():
                 if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in queued:
-                    self.engine.attempts.begin(self, run, operation)
-            if not run.has_begun:
-                self.push_front(Begin(run))
-            elif run.true_conditions():
-                self.push_front(CheckConditions(run))
+                    lost_attempts.begin(self, run, operation)
+            item = Begin(run) if not run.has_begun else CheckConditions(run) if run.true_conditions() else None
+            suspects = self.engine.suspects
+            if item is not None and not (suspects.taken and suspects.holds_event(self.id, item)):
+                self.push_front(item)
+
+    def park_run(self, run: Run, verdict: PerdureError) -> None:
+        """Stop a live run for good, or until an operator lets it go on."""
+        self._enter(None)
+        run.close()
+        self._park_row(run.row, verdict)
+        # `finally` blocks of a closed coroutine may have touched the fields.
+        self.definition.replace_fields(self.entity, self.snapshot)
 
     def _park(self, run: Run, problem: Exception) -> None:
         run.close()
-        self._park_row(run.row, str(problem))
+        self._park_row(run.row, problem)
 
-    def _park_row(self, row: RunRow, reason: str) -> None:
+    def _park_row(self, row: RunRow, reason: Exception | str) -> None:
         log.error("%s.%s is parked: %s", self.id, row.workflow, reason)
-        body = RunParked(
-            f"{self.id}.{row.workflow} is parked: {reason}. Handlers and queries go on; deploy code that fits its "
-            "journal",
-        ).body()
+        if isinstance(reason, HostKilled):
+            error = RunParked(
+                f"{self.id}.{row.workflow} is parked: its code ended the hosts that ran it ({reason.details['reason']}"
+                "). Handlers and queries go on; an operator has to resume it",
+                why=HostKilled.code,
+            )
+        else:
+            error = RunParked(
+                f"{self.id}.{row.workflow} is parked: {reason}. Handlers and queries go on; deploy code that fits its "
+                "journal",
+            )
+        body = error.body()
         self.runs.pop(row.workflow, None)
         before = self.rows.get(row.workflow)
         self.rows[row.workflow] = row = row._replace(

@@ -33,6 +33,7 @@ from ...store.rows import (
     ReminderRow,
 )
 from ..activities import ActivityCall, failure
+from ..children import NOTIFY, reply_address
 from ..deliveries import (
     ActivityDone,
     Delivery,
@@ -65,6 +66,7 @@ class Record:
         "busy",
         "by_id",
         "clock",
+        "crowded",
         "definition",
         "durable",
         "durable_state",
@@ -111,6 +113,8 @@ class Record:
         self.mailbox: deque[Item] = deque()
         self.by_id: dict[str, Delivery] = {}
         self.blocked: dict[str, deque[Delivery]] = {}
+        self.crowded: dict[str, dict[str, None]] = {}
+        """By full durable mailbox: the senders of `blocked` that wait for room in it."""
         self.rows = {row.workflow: row for row in loaded.runs}
         self.runs: dict[str, Run] = {}
         self.items: dict[str, deque[MailboxItem]] = {}
@@ -163,9 +167,62 @@ class Record:
                 if isinstance(item, Delivery) and item.is_one_way:
                     self.engine.persist(self, item)
 
+    def _hold_back(self, delivery: Delivery) -> None:
+        """This message has to wait, and so has what its sender sent later: order per sender (P5)."""
+        sender = delivery.envelope.sender
+        later = [i for i in self.mailbox if isinstance(i, Delivery) and i.is_one_way and i.envelope.sender == sender]
+        for item in later:
+            self.mailbox.remove(item)
+            self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
+        self.blocked.setdefault(sender, deque()).extendleft(reversed([delivery, *later]))
+
+    @property
+    def held_back(self) -> int:
+        """Messages that wait for a retry, or for room in a durable mailbox."""
+        return sum(map(len, self.blocked.values())) if self.blocked else 0
+
+    def is_full(self, mailbox: str) -> bool:
+        """Whether a durable mailbox holds as many items as it may."""
+        return len(self.items.get(mailbox, ())) >= self.definition.mailboxes[mailbox].max_items
+
+    def _let_in(self, mailbox: str) -> None:
+        """An item has been taken: what waited for that goes on, in the order in which each sender sent it."""
+        senders = self.crowded.pop(mailbox, None)
+        room = self.definition.mailboxes[mailbox].max_items - len(self.items.get(mailbox, ()))
+        for sender in list(senders or ()):
+            held = self.blocked.get(sender)
+            let_in: list[Delivery] = []
+            while held:
+                envelope = held[0].envelope
+                if envelope.kind is Kind.SIGNAL and envelope.name == mailbox:
+                    if room <= 0:
+                        self.crowded.setdefault(mailbox, {})[sender] = None
+                        break
+                    room -= 1
+                let_in.append(held.popleft())
+            if held is not None and not held:
+                del self.blocked[sender]
+            self._go_first(sender, let_in)
+        self.engine.ready(self)
+
+    def _go_first(self, sender: str, deliveries: list[Delivery]) -> None:
+        """Put these before everything that waits, but behind what the same sender sent before them."""
+        mine = [
+            place
+            for place, item in enumerate(self.mailbox)
+            if isinstance(item, Delivery) and item.is_one_way and item.envelope.sender == sender
+        ]
+        for place, delivery in enumerate(deliveries, mine[-1] + 1 if mine else 0):
+            self.mailbox.insert(place, delivery)
+
     def pump(self, budget: int) -> int:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
         raise NotImplementedError
+
+    def note_lost_attempt(self, row: AttemptRow, then: Output) -> None:
+        """Write down an attempt that died with its host; once that is durable, go on."""
+        self._writing().attempts_set.append(row)
+        self._output(None, then)
 
     def _writing(self) -> EntityWrite:
         write = self.write
@@ -236,7 +293,8 @@ class Record:
         delivery.is_done = True
         if delivery.is_stored or delivery.is_storing:
             write.consumed.append((envelope.position, envelope.id))
-        if envelope.reply_to and envelope.kind is not Kind.RESULT and (envelope.kind is not Kind.START or not ok):
+        # A start or await that was accepted is answered when the run ends.
+        if envelope.reply_to and not (ok and envelope.kind in (Kind.START, Kind.RESULT)):
             self._send_reply(write, envelope.reply_to, ok=ok, body=body)
         status = (Status.ACCEPTED if delivery.is_one_way else Status.OK) if ok else Status.ERROR
         version = self.version
@@ -256,15 +314,16 @@ class Record:
             else Outcome(ok=False, error=msgspec.json.decode(body, type=ErrorBody))
         )
         entity = EntityId.parse(target)
+        is_told, token = operation.startswith(NOTIFY), operation.partition("/")[2]
         self._post(
             write,
             Envelope(
                 id=f"{operation}:reply",
                 type=entity.type,
                 key=entity.key,
-                kind=Kind.REPLY,
-                name=operation,
-                args=encode_json(outcome),
+                kind=Kind.SEND if is_told else Kind.REPLY,
+                name=operation[1:].partition("/")[0] if is_told else operation,
+                args=encode_json({"token": token, "outcome": outcome}) if is_told else encode_json(outcome),
                 sender=str(self.id),
                 position=self.clock.next(self.engine.now_us()),
             ),
@@ -291,6 +350,7 @@ class Record:
                     delay_us=delay_us,
                     options=options,
                     chain=(*run.row.chain, f"{self.id}#{run.row.workflow}") if run is not None else (),
+                    reply_to=reply_address(self.id, options) if options else "",
                 ),
             )
         for name, wanted in effects.reminders.items():
@@ -307,6 +367,7 @@ class Record:
                     wanted.catch_up_all,
                     wanted.handler,
                     wanted.args,
+                    wanted.cron,
                 )
                 self._put_reminder(write, row)
 

@@ -7,6 +7,7 @@ import msgspec
 
 from ...errors import (
     AlreadyStarted,
+    CallCycle,
     NoSuchRun,
     RunEnded,
     RunParked,
@@ -19,8 +20,10 @@ from ...store.rows import (
     RunRow,
     RunStatus,
 )
+from ..children import StartOptions
 from ..deliveries import (
     Delivery,
+    mailbox_full,
 )
 from ..journal import Event, EventKind
 from ..run import Run
@@ -38,7 +41,8 @@ class Requests(Queries):
     def _start(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
         row = self.rows.get(envelope.name)
-        if row is not None and not (row.status.is_terminal and envelope.options == "restart"):
+        options = StartOptions.parse(envelope.options)
+        if row is not None and not (row.status.is_terminal and options.restart):
             if row.fingerprint != delivery.fingerprint:
                 self._reject(
                     delivery,
@@ -61,6 +65,7 @@ class Requests(Queries):
             started_us=self.engine.now_us(),
             reply_to=(envelope.reply_to,) if envelope.reply_to else (),
             chain=envelope.chain,
+            parent=f"{envelope.sender}#{options.parent}" if options.parent else "",
         )
         self.rows[envelope.name] = row
         run = Run(self.definition, self.entity, self.id, row)
@@ -83,6 +88,16 @@ class Requests(Queries):
     def _await_run(self, delivery: Delivery, row: RunRow) -> None:
         """Another entity's workflow waits for this run: answer now, or note it with the run."""
         envelope = delivery.envelope
+        run = self.runs.get(row.workflow)
+        ring = run.ring_with(envelope.chain) if run is not None else None
+        if ring is not None:
+            self._reject(
+                delivery,
+                CallCycle(
+                    f"{self.id}.{row.workflow} and its caller would wait for each other: {' → '.join(ring)}", chain=ring
+                ),
+            )
+            return
         write = self._consume(delivery, ok=True, body=encode_json(row.run_id))
         if row.status.is_terminal:
             self._send_reply(write, envelope.reply_to, ok=row.status is RunStatus.COMPLETED, body=row.outcome)
@@ -107,6 +122,9 @@ class Requests(Queries):
         queue = self.items.setdefault(envelope.name, deque())
         takers = (run for run in self.runs.values() if any(op.name == envelope.name for op in run.receivers()))
         taker = next(takers, None)
+        if taker is None and self.is_full(envelope.name):
+            self._wait_for_room(delivery)
+            return
         write = self._consume(delivery, ok=True, body=NULL, by_run=taker is not None)
         item = MailboxItem(envelope.name, self.version, envelope.id, envelope.args)
         queue.append(item)
@@ -114,11 +132,26 @@ class Requests(Queries):
         if taker is not None:
             self._resume(taker, [], None, is_same_turn=True)
 
+    def _wait_for_room(self, delivery: Delivery) -> None:
+        """The mailbox is full: refused if nothing was acknowledged, else it waits in the inbox, in order."""
+        if not delivery.is_stored and not delivery.is_storing:
+            self.by_id.pop(delivery.envelope.id, None)
+            delivery.reply(Status.BUSY, encode_json(mailbox_full(self.definition, delivery.envelope).body()), 0)
+            return
+        sender = delivery.envelope.sender
+        self._hold_back(delivery)
+        self.crowded.setdefault(delivery.envelope.name, {})[sender] = None
+
     def _end_by_request(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
         row = self.rows.get(envelope.name)
         if row is None:
             self._reject(delivery, NoSuchRun(f"{self.id}.{envelope.name} was never started"))
+            return
+        words = msgspec.json.decode(envelope.args, type=dict[str, str]) if envelope.args != b"{}" else {}
+        parent = words.get("parent", "")
+        if parent and (parent != row.parent or row.status.is_terminal):
+            self._consume(delivery, ok=True, body=NULL)  # not, or not any more, a child of the run that has ended
             return
         if row.status.is_terminal:
             if envelope.kind is Kind.TERMINATE:
@@ -142,7 +175,7 @@ class Requests(Queries):
         if is_cancel and run is not None:
             self._resume(run, [Event(EventKind.CANCEL)], None, is_same_turn=True)
             return
-        reason = msgspec.json.decode(envelope.args, type=dict[str, str]).get("reason", "")
+        reason = words.get("reason", "")
         error = WorkflowTerminated(f"{self.id}.{envelope.name} was terminated{': ' + reason if reason else ''}")
         if run is not None:
             self._withdraw(write, run, list(run.pending.values()))
@@ -165,3 +198,5 @@ class Requests(Queries):
         self._output(delivery, None)
         if run is not None:
             self._resume(run, [event], None, is_same_turn=True)
+        elif (row := self.rows.get(address.workflow)) is not None and row.children:
+            self._child_ended(write, row, delivery.envelope.name)

@@ -15,8 +15,9 @@ import msgspec
 from ...errors import (
     PerdureError,
 )
-from ...messages import Envelope, OperationAddress, Status, encode_json
+from ...messages import Envelope, Kind, OperationAddress, Status, encode_json
 from ...store.rows import (
+    Child,
     EntityWrite,
     JournalRow,
     ReminderKey,
@@ -25,6 +26,7 @@ from ...store.rows import (
     RunRow,
     RunStatus,
 )
+from ..children import closing
 from ..deliveries import (
     Begin,
     CheckConditions,
@@ -95,6 +97,8 @@ class Resumes(Record):
                 queue = self.items.get(operation.name)
                 if queue:
                     item = queue.popleft()
+                    if self.crowded:
+                        self._let_in(operation.name)
                     if item in write.items_put:
                         write.items_put.remove(item)
                     else:
@@ -124,7 +128,10 @@ class Resumes(Record):
                 self._settle(write, run, event)
         for operation in new:
             self._schedule(write, run, operation)
-        self._set_row(write, run.row._replace(in_flight=run.awaits_activity(), waiting=run.waiting_for()))
+        row = run.row._replace(in_flight=run.awaits_activity(), waiting=run.waiting_for())
+        if run.adopted:
+            row = row._replace(children=(*row.children, *run.adopted))
+        self._set_row(write, row)
         if run.entries > settings.journal_warn_entries or run.journal_bytes > settings.journal_warn_bytes:
             self._set_row(write, run.row._replace(waiting=journal_note(run, settings)))
 
@@ -132,6 +139,13 @@ class Resumes(Record):
         operation = run.address(event.operation)
         if self.attempts.pop(operation, None) is not None:
             write.attempts_gone.append(operation)
+        if run.row.children:
+            self._child_ended(write, run.row, operation)
+
+    def _child_ended(self, write: EntityWrite, row: RunRow, operation: str) -> None:
+        """The outcome of a child has come: its parent's end does not concern it any more."""
+        if any(child.operation == operation for child in row.children):
+            self._set_row(write, row._replace(children=tuple(c for c in row.children if c.operation != operation)))
 
     def _schedule(self, write: EntityWrite, run: Run, operation: Any) -> None:
         """What a new operation needs done: durably with this turn, or after its commit."""
@@ -158,7 +172,7 @@ class Resumes(Record):
                         sender=str(self.id),
                         position=self.clock.next(self.engine.now_us()),
                         reply_to=f"{self.id}#{run.address(operation.number)}",
-                        chain=(*run.row.chain, f"{self.id}#{run.row.workflow}"),
+                        chain=run.waiters() if detail.kind in (Kind.START, Kind.RESULT) else (),
                     ),
                 )
             case _:
@@ -223,11 +237,16 @@ class Resumes(Record):
         self.push_front(Begin(fresh))
 
     def _close_run(self, write: EntityWrite, row: RunRow, status: RunStatus, outcome: bytes) -> None:
-        row = row._replace(status=status, ended_us=self.engine.now_us(), outcome=outcome, in_flight=False, waiting="")
+        children = row.children
+        row = row._replace(
+            status=status, ended_us=self.engine.now_us(), outcome=outcome, in_flight=False, waiting="", children=()
+        )
         run = self.runs.pop(row.workflow, None)
         self._set_row(write, row)
         if run is not None:
             self._leave(run)
+        for child in children:
+            self._close_child(write, child)
         for reply_to in row.reply_to:
             self._send_reply(write, reply_to, ok=status is RunStatus.COMPLETED, body=outcome)
         self._output(None, lambda: self.engine.run_ended(self.id, row, self.tell_result_of(row)))
@@ -239,6 +258,22 @@ class Resumes(Record):
         self.definition.replace_fields(self.entity, self.snapshot)
         self.last_executor = None
         self.serial += 1
+
+    def _close_child(self, write: EntityWrite, child: Child) -> None:
+        target, kind, workflow, message_id, args = closing(self.id, child)
+        self._post(
+            write,
+            Envelope(
+                id=message_id,
+                type=target.type,
+                key=target.key,
+                kind=kind,
+                name=workflow,
+                args=args,
+                sender=str(self.id),
+                position=self.clock.next(self.engine.now_us()),
+            ),
+        )
 
     def _changed(self, by: Run | None = None) -> None:
         """After a turn that may have changed the state: runs whose condition became true go next."""
@@ -258,6 +293,9 @@ class Resumes(Record):
         row = item.row
         address = OperationAddress.parse(row.name)
         run = self._waiting_run(address)
+        stored = self.rows.get(address.workflow)
+        if stored is not None and stored.run_id == address.run_id and stored.status is RunStatus.PARKED:
+            return  # it stays in the store, for when the run goes on
         if run is None:
             self._enter(None)
         write = self._turn()

@@ -67,3 +67,7 @@ async def use() -> None:
     RetryPolicy(timedelta(1))  # mypy: call-arg  # pyright: reportCallIssue
     await order.add(wrong, number)  # mypy: arg-type  # pyright: reportArgumentType
     await order.ask(text)  # mypy: attr-defined  # pyright: reportAttributeAccessIssue, reportUnknownMemberType
+
+
+async def begins_anew(order: Order) -> None:
+    await order.run.continue_as_new("5")  # mypy: arg-type  # pyright: reportArgumentType

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Literal, assert_type
+from typing import Any, Literal, assert_type
 
 from pydantic import BaseModel, Field
 
@@ -18,9 +18,11 @@ from perdure.entities import (
     condition,
     handler,
     now,
+    patched,
     query,
     random,
     remind,
+    upgrade,
     uuid4,
     workflow,
 )
@@ -109,6 +111,19 @@ class Stock(Entity, hosting=Dedicated(num_gpus=1), name="Warehouse", version=2):
     async def take(self, count: int) -> int:
         self.left -= count
         return self.left
+
+    @workflow
+    async def refill(self, rounds: int) -> int:
+        if patched("twice"):
+            self.left += 10
+        if rounds:
+            await self.refill.continue_as_new(rounds - 1)
+        return self.left
+
+    @upgrade(from_version=1)
+    @staticmethod
+    def left_is_an_int(state: dict[str, Any]) -> dict[str, Any]:
+        return state | {"left": int(state["left"])}
 
 
 async def use() -> None:

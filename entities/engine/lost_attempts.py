@@ -1,0 +1,47 @@
+"""Promise P9 for activities: an attempt that died with its host counts as one, durably, before the next begins.
+
+An activity runs in a thread of the host's process, so it may be what the host died of. What was under way in a shard
+that was taken over is therefore noted as a failed attempt. The first such loss costs no time and never ends the
+activity (most hosts die of something else, and it may not even have begun: P7); from the second in a row the
+activity's own back-off and its limit of attempts apply.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..errors import ActivityHostLost
+from ..messages import encode_json
+from ..store.rows import AttemptRow
+
+if TYPE_CHECKING:
+    from .run import Operation, Run
+    from .turns.record import Record
+
+
+def begin(activation: "Record", run: "Run", operation: "Operation") -> None:
+    """After an activation: take up an activity without an outcome, noting first that its host was lost during it."""
+    engine, address = activation.engine, run.address(operation.number)
+    before = activation.attempts.get(address)
+    if not engine.suspects.is_lost(activation.id, run, before.next_us if before else 0):
+        engine.attempts.begin(activation, run, operation)
+        return
+    attempt = before.attempt + 1 if before else 1
+    error = ActivityHostLost(
+        f"{activation.id}: the host of attempt {attempt} of activity {operation.name} died during it; it may or may "
+        "not have taken effect"
+    )
+    policy = operation.detail.options.retry
+    is_repeated = before is not None and ActivityHostLost.code.encode() in before.error
+    delay_s = policy.delay_s(attempt) if is_repeated else 0.0
+    activation.attempts[address] = row = AttemptRow(
+        address,
+        operation.name,
+        attempt,
+        encode_json(error.body()),
+        max(engine.now_us(), engine.suspects.taken_us(activation.id) + 1) + round(delay_s * 1e6),
+        before.first_us if before else run.now,
+    )
+    is_final = is_repeated and policy.is_final(error, attempt)
+    activation.note_lost_attempt(
+        row,
+        lambda: engine.attempts.begin(activation, run, operation, error=error if is_final else None),
+    )

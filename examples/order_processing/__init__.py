@@ -1,0 +1,1 @@
+"""Four steps in a row, of which a crash repeats none. Start with `entities.py`."""

@@ -1,0 +1,134 @@
+"""Bounds of durable mailboxes: refused outside before acceptance; entities' messages wait, in order (P1, P5, P9)."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from perdure.entities import Busy, DefinitionError, Entity, EntityId, Mailbox, handler, query, workflow
+from perdure.entities.engine.readers import Readers
+from perdure.entities.engine.settings import EngineSettings
+from perdure.entities.testing import LocalCluster
+
+from .conftest import QUICK
+from .faults import FaultyStore
+from .waiting import becomes, eventually
+
+MAX = 3
+
+
+class Desk(Entity):
+    letters = Mailbox(str, max_items=MAX)
+    notes = Mailbox(str)
+    taken: list[str] = []
+    marks: list[str] = []
+    go: int = 0
+
+    @workflow
+    async def reads(self, count: int) -> list[str]:
+        for _ in range(count):
+            self.taken.append(await self.letters.receive())
+        return self.taken
+
+    @handler
+    async def mark(self, text: str) -> None:
+        self.marks.append(text)
+
+    @query
+    async def seen(self) -> list[str]:
+        return self.taken
+
+    @query
+    async def marked(self) -> list[str]:
+        return self.marks
+
+
+class Writer(Entity):
+    @handler
+    async def write(self, count: int, mark: str = "") -> None:
+        for number in range(count):
+            await D.letters.send(f"{self.key}{number}")
+        if mark:
+            await D.mark.send(mark)
+
+
+D = Desk.ref("d")
+
+
+@pytest.fixture(params=[QUICK, EngineSettings(evict_after_every_turn=True, mail_poll_s=0.05)], ids=["stays", "evicted"])
+async def desks(store: FaultyStore, request: pytest.FixtureRequest) -> AsyncGenerator[LocalCluster]:
+    async with LocalCluster([Desk, Writer], store=store, settings=request.param) as cluster:
+        yield cluster
+
+
+async def test_a_full_mailbox_refuses_senders_from_outside_before_acceptance(
+    desks: LocalCluster, store: FaultyStore
+) -> None:
+    for number in range(MAX):
+        await D.letters.send(f"o{number}")
+    with pytest.raises(Busy, match=r"Desk/d: mailbox letters holds 3 items, its limit; nothing was accepted"):
+        await D.letters.options(timeout=0.01).send("too many")
+    await desks.crash()
+    with pytest.raises(Busy):
+        await D.letters.options(timeout=0.01, idempotency_key="k").send("too many")
+    await D.notes.send("another mailbox has room")
+    assert store.waiting_messages() == []
+    patient = asyncio.create_task(D.letters.options(idempotency_key="k").send("patient"))
+    assert await D.reads(MAX + 1) == ["o0", "o1", "o2", "patient"]
+    await patient
+
+
+async def test_a_repeat_of_an_accepted_item_is_not_refused(desks: LocalCluster) -> None:
+    for number in range(MAX):
+        await D.letters.options(idempotency_key=f"k{number}").send(f"o{number}")
+    await D.letters.options(idempotency_key="k1", timeout=1).send("o1")
+    assert await D.reads(MAX) == ["o0", "o1", "o2"]
+
+
+async def test_messages_of_entities_wait_in_the_inbox_and_lose_neither_themselves_nor_their_order(
+    desks: LocalCluster, store: FaultyStore
+) -> None:
+    await Writer.ref("a").write(10, "a is through")
+    await Writer.ref("b").write(10)
+    await desks.drained()
+    items = store._entities[EntityId("Desk", "d")].items
+    assert len(items) == MAX
+    assert len(store.waiting_messages()) == 18
+    await D.mark("others go on")
+    assert await D.marked() == ["others go on"]
+    await desks.crash()
+    await D.reads.start(20)
+    await desks.crash()
+    taken = await D.reads.result()
+    assert [letter for letter in taken if letter[0] == "a"] == [f"a{number}" for number in range(10)]
+    assert [letter for letter in taken if letter[0] == "b"] == [f"b{number}" for number in range(10)]
+    await becomes(D.marked, ["others go on", "a is through"])
+    await desks.drained()
+    assert store.waiting_messages() == []
+
+
+async def test_what_waits_for_room_does_not_hide_what_came_after_it(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Readers, "inbox_max", 5)
+    async with LocalCluster([Desk, Writer], store=store, settings=EngineSettings(mail_poll_s=0.02)) as desks:
+        await Writer.ref("a").write(40)
+        await desks.drained()
+        await desks.crash()
+        await Writer.ref("b").write(0, "b was heard")
+        await becomes(D.marked, ["b was heard"])
+        assert await D.reads(40) == [f"a{number}" for number in range(40)]
+
+
+async def test_terminating_the_reader_keeps_everything(desks: LocalCluster, store: FaultyStore) -> None:
+    await Writer.ref("a").write(6)
+    await D.reads.start(2)
+    assert await D.reads.result() == ["a0", "a1"]
+    await eventually(lambda: len(store.waiting_messages()) == 1)
+    assert await D.reads.options(restart=True)(4) == [f"a{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10_001, True, 2.5])
+def test_an_impossible_bound_is_a_mistake_at_definition(limit: int) -> None:
+    with pytest.raises(DefinitionError, match="a mailbox holds 1 to 10000 items"):
+        Mailbox(str, max_items=limit)

@@ -1,0 +1,284 @@
+"""P9: what ends its host does so a bounded number of times, and innocents that share its fate are applied once."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import timedelta
+
+import pytest
+
+from perdure.entities import (
+    ActivityHostLost,
+    Entity,
+    EntityId,
+    HostKilled,
+    RetryPolicy,
+    RunParked,
+    WorkflowFailed,
+    activity,
+    handler,
+    query,
+    remind,
+    workflow,
+)
+from perdure.entities.engine.engine import Engine
+from perdure.entities.engine.quarantine import POINTS_MAX, POINTS_OF_BLOCKING
+from perdure.entities.messages import decode_error
+from perdure.entities.store.rows import RunStatus, Suspicion, suspect_id
+from perdure.entities.testing import LocalCluster
+
+from .conftest import QUICK
+from .faults import FaultyStore
+from .waiting import becomes, eventually
+
+F = EntityId("Fragile", "f")
+
+
+class CountingStore(FaultyStore):
+    """Knows how often anybody asked for suspects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = 0
+
+    async def suspect(self, evidence: Sequence[Suspicion]) -> None:
+        self.questions += 1
+        await super().suspect(evidence)
+
+    async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
+        self.questions += 1
+        return await super().suspicions(keys)
+
+    async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
+        self.questions += 1
+        await super().acquit(keys)
+
+    def points(self) -> dict[str, int]:
+        return {f"{entity}#{message_id}": row.points for (entity, message_id), (_, row) in self._suspicions.items()}
+
+
+class Doom:
+    """Ends the host of an entity from within its code, as a segmentation fault would."""
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        self.is_armed = True
+        self.before: Callable[[], None] = lambda: None
+        self._cluster: LocalCluster
+        self._loop: asyncio.AbstractEventLoop
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def watch(self, cluster: LocalCluster) -> None:
+        self.__init__()  # type: ignore[misc]
+        self._cluster, self._loop = cluster, asyncio.get_running_loop()
+
+    def _host_of(self, entity: Entity) -> Engine:
+        address = EntityId(type(entity).__name__, entity.key)
+        return next(e for e in self._cluster.engines if e.owns(address))
+
+    def strike(self, entity: Entity) -> None:
+        """For code that is stepped by the engine: nothing that it does from here on counts."""
+        if not self.is_armed:
+            return
+        self.deaths += 1
+        host = self._host_of(entity)
+        store = self._cluster.store
+        assert isinstance(store, FaultyStore)
+        store._leave(store._hosts[host.incarnation], "fenced")  # nothing of this turn can be committed
+        self._loop.call_soon(self._bury, host)
+
+    async def strike_and_wait(self, entity: Entity) -> None:
+        """For handlers."""
+        if self.is_armed:
+            self.deaths += 1
+            self.before()
+            self._bury(self._host_of(entity))
+            await asyncio.Event().wait()
+
+    def _bury(self, host: Engine) -> None:
+        self._tasks.append(self._loop.create_task(self._cluster.crash(self._cluster.engines.index(host))))
+
+
+doom = Doom()
+
+
+@activity(retry=RetryPolicy(initial=timedelta(milliseconds=1), attempts=3))
+async def deadly(key: str) -> str:
+    lethal = Fragile(key=key)
+    doom._loop.call_soon_threadsafe(doom.strike, lethal)
+    await asyncio.sleep(60)
+    return "survived"
+
+
+class Fragile(Entity):
+    seen: list[str] = []
+
+    @handler
+    async def note(self, text: str) -> None:
+        self.seen.append(text)
+
+    @handler
+    async def kill(self) -> None:
+        self.seen.append("killed")
+        await doom.strike_and_wait(self)
+
+    @handler
+    async def kill_soon(self) -> None:
+        remind(self.kill, after=timedelta(milliseconds=2), name="kill")
+
+    @query
+    async def notes(self) -> list[str]:
+        return self.seen
+
+    @workflow
+    async def run(self) -> str:
+        await asyncio.sleep(0.002)
+        doom.strike(self)
+        self.seen.append("survived")
+        return "done"
+
+    @workflow
+    async def dare(self) -> str:
+        return await deadly(self.key)
+
+
+class Sender(Entity):
+    @handler
+    async def send_killer(self, to: str, others: list[str]) -> None:
+        """Two messages to the same entity before the killer, two after it, and one to each of the others."""
+        for text in ("1", "2"):
+            await Fragile.ref(to).note.send(text)
+        await Fragile.ref(to).kill.send()
+        for text in ("3", "4"):
+            await Fragile.ref(to).note.send(text)
+        for other in others:
+            await Fragile.ref(other).note.send("hello")
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    return CountingStore()
+
+
+@pytest.fixture(params=[1, 2])
+async def cluster(request: pytest.FixtureRequest, store: CountingStore) -> AsyncGenerator[LocalCluster]:
+    async with LocalCluster([Fragile, Sender], store=store, settings=QUICK, hosts=request.param) as cluster:
+        doom.watch(cluster)
+        yield cluster
+
+
+async def test_a_stored_killer_is_dead_lettered_and_innocents_are_applied_once(
+    cluster: LocalCluster, store: CountingStore
+) -> None:
+    others = [f"other-{number}" for number in range(5)]
+    await Sender.ref("s").send_killer("f", others)
+    await eventually(lambda: store.dead_letters)
+    await becomes(Fragile.ref("f").notes, ["1", "2", "3", "4"])
+    for other in others:
+        await becomes(Fragile.ref(other).notes, ["hello"])
+    (letter,) = store.dead_letters
+    assert letter.envelope.name == "kill"
+    error = decode_error(letter.error)
+    assert error.code == "host_killed"
+    assert "Fragile/f.kill is refused for good" in error.message
+    assert 2 <= doom.deaths <= POINTS_MAX
+    deaths = doom.deaths
+    await cluster.crash()
+    assert await Fragile.ref("f").notes() == ["1", "2", "3", "4"]
+    assert doom.deaths == deaths
+
+
+async def test_a_call_that_kills_is_answered_with_a_definite_error(cluster: LocalCluster, store: CountingStore) -> None:
+    call = Fragile.ref("f").kill.options(idempotency_key="k")
+    with pytest.raises(HostKilled, match=r"Fragile/f\.kill is refused for good.*nothing was changed"):
+        await call()
+    assert 2 <= doom.deaths <= POINTS_MAX
+    assert await Fragile.ref("f").notes() == []
+    deaths = doom.deaths
+    with pytest.raises(HostKilled):
+        await call()
+    assert doom.deaths == deaths, "refused for good: also to those who ask again"
+    assert store.dead_letters == []
+
+
+async def test_what_the_watchdog_has_seen_ends_two_hosts_at_most(cluster: LocalCluster, store: CountingStore) -> None:
+    """It writes its points before the host ends."""
+
+    def charge() -> None:
+        points = store.points().get("Fragile/f#kill:k", 0) + POINTS_OF_BLOCKING
+        store._suspicions[F, "kill:k"] = (0, Suspicion(F, "kill:k", points, "it slept"))
+
+    doom.before = charge
+    with pytest.raises(HostKilled, match="it slept"):
+        await Fragile.ref("f").kill.options(idempotency_key="k")()
+    assert doom.deaths == 2
+
+
+async def test_a_reminder_that_kills_is_dead_lettered_and_its_occurrence_consumed(
+    cluster: LocalCluster, store: CountingStore
+) -> None:
+    await Fragile.ref("f").kill_soon()
+    await eventually(lambda: store.dead_letters)
+    (letter,) = store.dead_letters
+    assert letter.envelope.sender == "reminder:kill"
+    assert decode_error(letter.error).code == "host_killed"
+    assert 2 <= doom.deaths <= POINTS_MAX
+    assert store.reminder_rows() == []
+    assert await Fragile.ref("f").notes() == []
+
+
+async def test_a_run_that_kills_is_parked_until_an_operator_lets_it_go_on(
+    cluster: LocalCluster, store: CountingStore
+) -> None:
+    fragile = Fragile.ref("f")
+    run_id = await fragile.run.start()
+    async with asyncio.timeout(10):
+        while not any(row.status is RunStatus.PARKED for row in (await store.load([F]))[0].runs):
+            await asyncio.sleep(0.001)
+    with pytest.raises(RunParked, match=r"Fragile/f\.run is parked: its code ended the hosts.*operator"):
+        await fragile.run.result()
+    assert 2 <= doom.deaths <= POINTS_MAX
+    assert await fragile.notes() == []
+    await fragile.note("goes on")
+    deaths = doom.deaths
+    for _ in range(2):
+        await cluster.crash()
+        assert await fragile.notes() == ["goes on"]
+    with pytest.raises(RunParked):
+        await fragile.run.result()
+    assert doom.deaths == deaths, "a new activation does not try again"
+    doom.is_armed = False
+    await store.acquit([(F, suspect_id("run", run_id))])
+    await cluster.crash()
+    await becomes(fragile.notes, ["goes on", "survived"])
+    assert await fragile.run.result() == "done"
+
+
+async def test_an_activity_that_kills_its_host_uses_up_its_attempts(cluster: LocalCluster) -> None:
+    with pytest.raises(WorkflowFailed) as failure:
+        await Fragile.ref("f").dare()
+    assert isinstance(failure.value.__cause__, ActivityHostLost)
+    assert "the host of attempt 3 of activity deadly died" in str(failure.value.__cause__)
+    assert doom.deaths == 3
+
+
+async def test_nothing_is_counted_without_crashes(cluster: LocalCluster, store: CountingStore) -> None:
+    doom.is_armed = False
+    await Sender.ref("s").send_killer("f", ["g"])
+    await Fragile.ref("f").kill_soon()
+    assert await Fragile.ref("f").run() == "done"
+    await becomes(Fragile.ref("g").notes, ["hello"])
+    await eventually(lambda: not store.waiting_messages() and not store.reminder_rows())
+    assert store.questions == 0
+
+
+async def test_one_crash_holds_nobody_up_and_leaves_nothing(cluster: LocalCluster, store: CountingStore) -> None:
+    doom.is_armed = False
+    store.hold_commits()
+    sending = [asyncio.create_task(Fragile.ref(str(number)).note(str(number))) for number in range(20)]
+    await store.waiting.wait()
+    store.let_commits_go()
+    await cluster.crash()
+    await asyncio.gather(*sending)
+    for number in range(20):
+        assert await Fragile.ref(str(number)).notes() == [str(number)]
+    await eventually(lambda: store.points() == {})
