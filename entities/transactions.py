@@ -333,7 +333,8 @@ async def run_transaction(
     Raises what `fn` raises, and as `transaction`; TransactionConflict only after many attempts; OutcomeUnknown only if
     the outcome cannot be learned either.
     """
-    return await _run(fn, refs, {}, lambda entities: fn(*entities), timeout=timeout, idempotency_key=idempotency_key)
+    run: Callable[..., Coroutine[Any, Any, R]] = fn
+    return await _run(fn, refs, {}, lambda entities: run(*entities), timeout=timeout, idempotency_key=idempotency_key)
 
 
 async def _run(
@@ -400,6 +401,7 @@ class Atomic(Generic[P, R]):
         if not refs and any(isinstance(value, Entity) for value in given):
             return await self.fn(*args, **kwargs)
         payload = [value for value in given if not isinstance(value, Target)]
+        run: Callable[..., Coroutine[Any, Any, R]] = self.fn
 
         async def call(entities: tuple[Any, ...]) -> R:
             instances = dict(zip(refs, entities, strict=True))
@@ -407,7 +409,7 @@ class Atomic(Generic[P, R]):
             def of(value: Any) -> Any:
                 return instances[value] if isinstance(value, Target) else value
 
-            return await self.fn(*map(of, args), **{name: of(value) for name, value in kwargs.items()})
+            return await run(*map(of, args), **{name: of(value) for name, value in kwargs.items()})
 
         return await _run(self.fn, refs, payload, call, timeout=self._timeout, idempotency_key=self._key)
 

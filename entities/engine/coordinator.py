@@ -21,6 +21,7 @@ from ..messages import Envelope, Kind, Reply, Status, encode_json
 from ..store.port import HostFenced, NotStorable, StoreUnavailable, WriteConflict
 from ..store.rows import Batch, EntityWrite, HistoryRow, ReminderKind, ReminderRow
 from ..transaction_messages import Commit, Part, Recorded, Step, decode, encode
+from .children import reply_address
 from .deliveries import Respond
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class Coordinator:
                     position=clock.next(now_us),
                     delay_us=delay_us,
                     options=options,
+                    reply_to=reply_address(part.entity, options) if options else "",
                 )
             )
         write.clock = clock.last
@@ -188,7 +190,7 @@ class Coordinator:
             else:
                 row = ReminderRow(
                     write.entity, name, ReminderKind.REMINDER, version, wanted.due_us, wanted.every_us,
-                    wanted.catch_up_all, wanted.handler, wanted.args,
+                    wanted.catch_up_all, wanted.handler, wanted.args, wanted.cron,
                 )  # fmt: skip
                 write.reminders_set.append(row)
         # The new state may be what a run waits for. If the owner dies before it has looked, the next one will.

@@ -33,10 +33,14 @@ class Store(FaultyStore):
     def __init__(self, *, shards: int = 16) -> None:
         super().__init__(shards=shards)
         self.on_transact: deque[Fault] = deque()
+        self.is_late: asyncio.Event | None = None
+        """The next commit of a transaction waits for this."""
 
     async def transact(self, batch: Batch) -> int:
         fault = self.on_transact.popleft() if self.on_transact else Fault.NONE
         entities = [write.entity for write in batch.writes]
+        if self.is_late is not None:
+            await self.is_late.wait()
         match fault:
             case Fault.BEFORE:
                 raise StoreUnavailable("injected", maybe_applied=False)
@@ -206,12 +210,30 @@ async def test_holds_that_are_not_told_of_the_commit_find_it(cluster: Lossy, sto
     """The owner's query must wait until it is certain whether the transaction commits (P8)."""
     cluster.lost_answers += [Step.COMMIT]
     cluster.lost_requests += [Step.RELEASE, Step.RELEASE]
+    asking: list[asyncio.Task[int]] = []
     with pytest.raises(OutcomeUnknown):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), Purse.ref("b"), timeout=0.1) as (a, b):
             a.balance, b.balance = 0, 200
-            asking = [outside(Purse.ref(key).total()) for key in "ab"]
+            asking += [outside(Purse.ref(key).total()) for key in "ab"]
     assert await asyncio.gather(*asking) == [0, 200]  # both holds expired without being told, and found the commit
     assert [row.name for row in store.history("Purse/b")] == [""]
+
+
+async def test_a_commit_that_reaches_the_store_after_the_holds_have_expired(cluster: Lossy, store: Store) -> None:
+    """Somebody has been answered from before it by then: it must not happen."""
+    store.is_late = asyncio.Event()
+    with pytest.raises(TransactionConflict):  # noqa: PT012 - the block is what is tested
+        async with transaction(Purse.ref("a"), Purse.ref("b"), timeout=0.1) as (a, b):
+            a.balance, b.balance = 0, 200
+            answers = [outside(Purse.ref(key).total()) for key in "ab"]
+            let_go = outside(_after(answers, store.is_late))
+    assert [await answer for answer in answers] == await totals("a", "b") == [100, 100]
+    await let_go
+
+
+async def _after(answers: list[asyncio.Task[int]], event: asyncio.Event) -> None:
+    await asyncio.wait(answers)
+    event.set()
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.CRASH_AFTER, Fault.CRASH_BEFORE])

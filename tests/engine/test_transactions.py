@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -66,6 +67,10 @@ class Purse(Entity):
         remind(self.remember, after=timedelta(milliseconds=5), name="remember")
 
     @handler
+    async def remember_weekly(self) -> None:
+        remind(self.remember, cron="0 8 * * MON", name="weekly")
+
+    @handler
     async def remember(self) -> None:
         self.told += 1
 
@@ -104,10 +109,11 @@ async def move(source: str, target: str, amount: int) -> int:
     return await once(Purse.ref(source), Purse.ref(target), amount)
 
 
-@pytest.fixture
-async def cluster(store: FaultyStore) -> AsyncGenerator[LocalCluster]:
+@pytest.fixture(params=["kept", "evicted"])
+async def cluster(request: pytest.FixtureRequest, store: FaultyStore) -> AsyncGenerator[LocalCluster]:
     """Two hosts with purses."""
-    async with LocalCluster([Purse], store=store, hosts=2, settings=QUICK) as cluster:
+    settings = replace(QUICK, evict_after_every_turn=request.param == "evicted")
+    async with LocalCluster([Purse], store=store, hosts=2, settings=settings) as cluster:
         yield cluster
 
 
@@ -278,3 +284,9 @@ async def test_a_block_that_takes_too_long(cluster: LocalCluster) -> None:
             a.balance = 0
             await asyncio.Event().wait()
     assert await totals("a") == [100]
+
+
+async def test_a_cron_reminder_of_a_transaction_is_one(cluster: LocalCluster, store: FaultyStore) -> None:
+    async with transaction(Purse.ref("a")) as (a,):
+        await a.remember_weekly()
+    assert [(row.name, row.cron != "") for row in store.reminder_rows()] == [("weekly", True)]

@@ -139,7 +139,7 @@ async def test_a_claim_waits_for_a_transaction_under_way(postgres: World) -> Non
     shard = shard_of(*A, SHARDS)
     await postgres.store.fence("h1", is_dead=True)
     async with transaction_of(postgres) as other:
-        await other.execute(f"select from shards where shard = {shard} for share")
+        await other.execute("select from shards where shard = %s for share", (shard,))
         claim = asyncio.create_task(postgres.as_host("h2").claim("h2", [shard]))
         await really_blocked(postgres)
         await transact(postgres, postgres.write(A))  # transactions do not wait for each other
@@ -151,8 +151,8 @@ async def test_a_claim_waits_for_a_transaction_under_way(postgres: World) -> Non
 async def test_a_transaction_waits_for_a_claim_under_way_and_is_refused(postgres: World) -> None:
     shard = shard_of(*A, SHARDS)
     async with transaction_of(postgres) as claim:
-        await claim.execute(f"select from shards where shard = {shard} for update")
-        await claim.execute(f"update shards set epoch = epoch + 1 where shard = {shard}")
+        await claim.execute("select from shards where shard = %s for update", (shard,))
+        await claim.execute("update shards set epoch = epoch + 1 where shard = %s", (shard,))
         late = asyncio.create_task(transact(postgres, postgres.write(A), postgres.write(B)))
         await really_blocked(postgres)
         await claim.commit()
