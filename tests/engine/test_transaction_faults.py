@@ -222,13 +222,13 @@ async def test_holds_that_are_not_told_of_the_commit_find_it(cluster: Lossy, sto
 async def test_a_commit_that_reaches_the_store_after_the_holds_have_expired(cluster: Lossy, store: Store) -> None:
     """Somebody has been answered from before it by then: it must not happen."""
     store.is_late = asyncio.Event()
+    answers: list[asyncio.Task[int]] = []
     with pytest.raises(TransactionConflict):  # noqa: PT012 - the block is what is tested
         async with transaction(Purse.ref("a"), Purse.ref("b"), timeout=0.1) as (a, b):
             a.balance, b.balance = 0, 200
-            answers = [outside(Purse.ref(key).total()) for key in "ab"]
-            let_go = outside(_after(answers, store.is_late))
+            answers += [outside(Purse.ref(key).total()) for key in "ab"]
+            outside(_after(answers, store.is_late))
     assert [await answer for answer in answers] == await totals("a", "b") == [100, 100]
-    await let_go
 
 
 async def _after(answers: list[asyncio.Task[int]], event: asyncio.Event) -> None:
