@@ -1,5 +1,6 @@
 """What people and programs touch: gateway, console and command line."""
 
+from .activities import activity_router
 from .connection import lifespan
 from .gateway import create_app
 from .health import health_router
@@ -10,6 +11,7 @@ from .settings import Settings
 
 __all__ = [
     "Settings",
+    "activity_router",
     "create_app",
     "entity_router",
     "gateway_router",

@@ -7,7 +7,7 @@ from fastapi import Request, Response
 
 from ..entities.calls import deliver
 from ..entities.client import Caller, ambient
-from ..entities.descriptors import Mailbox
+from ..entities.descriptors import Mailbox, Method
 from ..entities.errors import Busy, CallTimeout, OutcomeUnknown, PerdureError, Unavailable, error_from_body
 from ..entities.ids import EntityId, SendClock, check_key, keyed_message_id, new_message_id
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
@@ -15,6 +15,7 @@ from ..entities.signature import Signature
 from .operations import Action, Operation
 from .problems import RETRY_AFTER_S, TABLE, Refused, is_private, problem, row_of
 from .query_string import arguments_of, takes_timeout
+from .repair import act_from
 from .requests import Wishes, read_delay_us, read_flag, read_json, read_wishes
 from .settings import Settings
 
@@ -104,8 +105,12 @@ class _Exchange:
         """Checked, and written exactly as a Python caller's would be: equal input is equal whoever sends it."""
         operation = self._operation
         match operation.action:
-            case Action.RESULT | Action.CANCEL:
+            case Action.RESULT | Action.CANCEL | Action.OPERATIONS:
                 return b"{}"
+            case action if action.is_repair:
+                assert isinstance(operation.member, Method)
+                body = await read_json(self._request, self._settings, default=b"{}")
+                return act_from(action, operation.member, body)
             case Action.QUERY if operation.method == "GET":
                 return arguments_of(operation, self._request)
             case Action.TERMINATE:
@@ -150,12 +155,14 @@ class _Exchange:
         match self._operation.action:
             case Action.CALL if reply.status is not Status.ACCEPTED:
                 return Response(reply.body, headers=headers, media_type=_JSON)
-            case Action.QUERY | Action.RESULT:
+            case Action.QUERY | Action.RESULT | Action.OPERATIONS:
                 return Response(reply.body, headers=headers, media_type=_JSON)
-            case Action.START:
+            case Action.START | Action.RESTART | Action.RERUN:
                 run_id = reply.body.decode().strip('"')
                 headers["Location"] = self._sibling("result")
                 return Response(encode_json({"run_id": run_id}), 202, headers, _JSON)
+            case action if action.is_repair:
+                return Response(encode_json({"applied": True, "idempotency_key": key}), 200, headers, _JSON)
             case _:
                 if self._wishes.is_async:
                     headers["Preference-Applied"] = "respond-async"
@@ -169,7 +176,7 @@ class _Exchange:
                 return Response(
                     encode_json({"status": "running", "waited_s": self._wishes.wait_s}), 202, headers, _JSON
                 )
-            case Action.QUERY:
+            case Action.QUERY | Action.OPERATIONS:
                 return self._problem(
                     CallTimeout(
                         f"{self._entity}.{self._operation.name}: no answer within {wait}; "

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from ..entities.definition import Registry
 from ..entities.entity import Entity
 from .access import Guard
+from .activities import activity_router
 from .connection import lifespan
 from .health import health_router
 from .problems import DOCS, error_page, install
@@ -50,6 +51,7 @@ def create_app(
     app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.include_router(health_router())
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
+    app.include_router(activity_router(settings=chosen))
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
     app.add_middleware(Guard, settings=chosen)
     app.state.is_guarded = True

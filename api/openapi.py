@@ -8,8 +8,10 @@ from pydantic import BaseModel
 from ..entities.calls import IDEMPOTENCY_KEY_MAX
 from ..entities.descriptors import Mailbox, Query
 from ..entities.ids import KEY_BYTES_MAX
+from ..entities.operate import RunOperations, WaitingOperation
 from .operations import Action, Operation
 from .problems import MEDIA_TYPE
+from .repair import BODIES, Applied, needs_body
 from .schemas import arguments_type, has_schema, item_type, parameters, query_parameters, result_type
 
 
@@ -120,12 +122,30 @@ _VERSION = {
         "schema": {"type": "integer", "minimum": 0},
     }
 }
+_OPERATIONS: dict[str, Any] = {
+    "type": "object",
+    "required": list(RunOperations.__struct_fields__),
+    "properties": {
+        "operations": {
+            "type": "array",
+            "items": {"type": "object", "required": list(WaitingOperation.__struct_fields__)},
+        }
+    },
+}
 _SUMMARIES = {
     Action.START: "Start {}",
     Action.RESULT: "Result of {}",
     Action.CANCEL: "Cancel {}",
     Action.TERMINATE: "Terminate {}",
     Action.SIGNAL: "Send to {}",
+    Action.OPERATIONS: "What {} waits for",
+    Action.PAUSE: "Pause {}",
+    Action.RESUME: "Resume {}",
+    Action.RETRY: "Retry an operation of {} now",
+    Action.COMPLETE: "Complete an operation of {}",
+    Action.FAIL: "Fail an operation of {}",
+    Action.RESTART: "Restart {}",
+    Action.RERUN: "Run {} again",
 }
 
 
@@ -136,6 +156,8 @@ def documented_body(operation: Operation) -> Any:
         return None
     if operation.action is Action.TERMINATE:
         return Termination
+    if operation.action.is_repair:
+        return BODIES[operation.action]
     body: Any
     if isinstance(member, Mailbox):
         body = item_type(member)
@@ -152,7 +174,7 @@ def documentation(operation: Operation) -> dict[str, Any]:
     summary = _SUMMARIES.get(operation.action, "{}").format(operation.name.replace("_", " "))
     extra: dict[str, Any] = {"parameters": _parameters(operation)}
     if documented_body(operation) is not None:
-        extra["requestBody"] = {"required": operation.action is not Action.TERMINATE and _needs_body(operation)}
+        extra["requestBody"] = {"required": _needs_body(operation)}
     return {
         "summary": summary[:1].upper() + summary[1:],
         "description": inspect.getdoc(operation.member) if operation.member.__doc__ else None,
@@ -163,6 +185,10 @@ def documentation(operation: Operation) -> dict[str, Any]:
 
 
 def _needs_body(operation: Operation) -> bool:
+    if operation.action is Action.TERMINATE:
+        return False
+    if operation.action.is_repair:
+        return needs_body(operation.action)
     return isinstance(operation.member, Mailbox) or not operation.member.signature.takes_nothing
 
 
@@ -181,9 +207,9 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
             found += [_PREFER] if "timeout" in names else [_PREFER, _TIMEOUT]
         case Action.START:
             found += [_IDEMPOTENCY, _PREFER, _TIMEOUT, _RESTART]
-        case Action.RESULT:
+        case Action.RESULT | Action.OPERATIONS:
             found += [_PREFER, _TIMEOUT]
-        case Action.CANCEL | Action.TERMINATE | Action.SIGNAL:
+        case _:
             found += [_IDEMPOTENCY, _PREFER, _TIMEOUT]
     return found
 
@@ -201,5 +227,11 @@ def _responses(operation: Operation) -> dict[str, Any]:
             "response_model": result if result is not Any and has_schema(result, is_result=True) else None,
             "responses": {200: {"headers": _VERSION}, **others},
         }
-    model = Started if operation.action is Action.START else Accepted
+    if operation.action is Action.OPERATIONS:
+        described = {"description": "A run, and what it waits for", "headers": _VERSION}
+        described["content"] = {"application/json": {"schema": _OPERATIONS}}
+        return {"response_model": None, "responses": {200: described, **others}}
+    if operation.action.is_repair and operation.action not in (Action.RESTART, Action.RERUN):
+        return {"response_model": Applied, "responses": {200: {"headers": _VERSION}, **others}}
+    model = Accepted if operation.action in (Action.CANCEL, Action.TERMINATE, Action.SIGNAL) else Started
     return {"response_model": model, "status_code": 202, "responses": {202: {"headers": _VERSION}, **others}}

@@ -2,7 +2,8 @@
 
 `pick_up` (handler)   POST /{key}/pick_up
 `state` (query)       GET /{key}/state?… (if its arguments fit into a query string), POST /{key}/state
-`run` (workflow)      POST /{key}/run/start, GET /{key}/run/result, POST /{key}/run/cancel, POST /{key}/run/terminate
+`run` (workflow)      POST /{key}/run/start, GET /{key}/run/result, POST /{key}/run/cancel, POST /{key}/run/terminate,
+                      and those of repair.py
 `decision` (mailbox)  POST /{key}/decision
 """
 
@@ -29,11 +30,29 @@ class Action(StrEnum):
     CANCEL = "cancel"
     TERMINATE = "terminate"
     SIGNAL = "signal"
+    OPERATIONS = "operations"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    RESTART = "restart"
+    RERUN = "rerun"
+
+    @property
+    def is_repair(self) -> bool:
+        """Whether a person does it to a run (see repair.py)."""
+        return self in _REPAIRS
 
     @property
     def kind(self) -> Kind:
         """The message that does it."""
-        return Kind(self.value)
+        return Kind.OPERATE if self in _REPAIRS else Kind(self.value)
+
+
+_REPAIRS = frozenset(
+    (Action.PAUSE, Action.RESUME, Action.RETRY, Action.COMPLETE, Action.FAIL, Action.RESTART, Action.RERUN)
+)
 
 
 WORKFLOW_ACTIONS = {
@@ -41,6 +60,8 @@ WORKFLOW_ACTIONS = {
     "result": ("GET", Action.RESULT),
     "cancel": ("POST", Action.CANCEL),
     "terminate": ("POST", Action.TERMINATE),
+    "operations": ("GET", Action.OPERATIONS),
+    **{action.value: ("POST", action) for action in Action if action.is_repair},
 }
 
 

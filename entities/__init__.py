@@ -16,6 +16,7 @@ from .errors import (
     Busy,
     CallCycle,
     CallTimeout,
+    CompleteLater,
     Conflict,
     DefinitionError,
     DurableAwaitInHandler,
@@ -30,10 +31,12 @@ from .errors import (
     InvalidStatement,
     InvalidTransaction,
     JournalTooLong,
+    NoSuchOperation,
     NoSuchRun,
     NotConnected,
     NotDurable,
     NotInWorkflow,
+    OperationSettled,
     OutcomeUnknown,
     PayloadTooLarge,
     PerdureError,
@@ -55,8 +58,11 @@ from .errors import (
     WorkflowTerminated,
 )
 from .events import publish
+from .heartbeat import heartbeat
 from .hosting import Dedicated
 from .ids import EntityId
+from .operate import RunOperations, WaitingOperation, complete_activity, fail_activity, heartbeat_activity
+from .rate import RateLimit
 from .retry import RetryPolicy
 from .saga import Saga, saga
 from .schedule_spec import ScheduleSpec
@@ -83,6 +89,7 @@ __all__ = [
     "Busy",
     "CallCycle",
     "CallTimeout",
+    "CompleteLater",
     "Conflict",
     "Dedicated",
     "DefinitionError",
@@ -101,20 +108,24 @@ __all__ = [
     "InvalidTransaction",
     "JournalTooLong",
     "Mailbox",
+    "NoSuchOperation",
     "NoSuchRun",
     "NoSuchSchedule",
     "NotConnected",
     "NotDurable",
     "NotInWorkflow",
+    "OperationSettled",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "PerdureError",
+    "RateLimit",
     "ReadOnlyViolation",
     "Registry",
     "Rejected",
     "ReminderInfo",
     "RetryPolicy",
     "RunEnded",
+    "RunOperations",
     "RunParked",
     "Saga",
     "SagaFailed",
@@ -133,6 +144,7 @@ __all__ = [
     "Unavailable",
     "UnknownHandler",
     "UnknownType",
+    "WaitingOperation",
     "WorkflowCancelled",
     "WorkflowFailed",
     "WorkflowTerminated",
@@ -140,9 +152,13 @@ __all__ = [
     "activity_info",
     "atomic",
     "cancel_reminder",
+    "complete_activity",
     "condition",
     "deprecate_patch",
+    "fail_activity",
     "handler",
+    "heartbeat",
+    "heartbeat_activity",
     "now",
     "patched",
     "publish",

@@ -14,9 +14,12 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .context import current
 from .errors import DefinitionError, DurableAwaitInHandler, NotInWorkflow
+from .heartbeat import pulse
 from .ids import EntityId
+from .rate import RateLimit
 from .retry import RetryPolicy
 from .signature import Signature, where
+from .tokens import make_token
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +34,12 @@ class ActivityOptions:
     """Limit of one attempt (start to close)."""
     total_timeout: timedelta | None = None
     """Limit of all attempts together (schedule to close)."""
+    heartbeat_timeout: timedelta | None = None
+    """Limit of the silence between two heartbeats."""
+    max_concurrent: int | None = None
+    """Attempts of this activity under way at once on one host."""
+    rate: RateLimit | None = None
+    """Attempts of this activity begun per time on one host."""
     resources: tuple[tuple[str, float], ...] = ()
     """Ray resources (`num_cpus`, `num_gpus`, custom); if any, the activity runs as a Ray task."""
     is_transactional: bool = False
@@ -49,6 +58,19 @@ class ActivityInfo:
     """From 1."""
     idempotency_key: str
     """The same in every attempt of this operation, also after crashes; unique among all operations."""
+    heartbeat_details: Any = None
+    """What an earlier attempt last told `heartbeat()`, as plain JSON; None if nothing."""
+
+    @property
+    def token(self) -> str:
+        """Names this operation to the outside world: see CompleteLater. The same in every attempt."""
+        return make_token(self.entity, self.operation)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether this attempt is not wanted any more (cancelled or out of time): for threads that poll."""
+        attempt = pulse.get()
+        return attempt is not None and attempt.is_cancelled
 
 
 _info: ContextVar[ActivityInfo | None] = ContextVar("perdure_activity", default=None)
@@ -84,9 +106,16 @@ class Activity(Generic[P, R]):
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
         total_timeout: timedelta | None = None,
+        heartbeat_timeout: timedelta | None = None,
     ) -> "Activity[P, R]":
         """The same activity with other options for this use; None keeps what it has."""
-        changes: dict[str, Any] = {"retry": retry, "timeout": timeout, "total_timeout": total_timeout}
+        changes: dict[str, Any] = {
+            "retry": retry,
+            "timeout": timeout,
+            "total_timeout": total_timeout,
+            "heartbeat_timeout": heartbeat_timeout,
+        }
+        _check_limits(changes)
         options = replace(self.options_, **{k: v for k, v in changes.items() if v is not None})
         return Activity(self.fn, options, self.name)
 
@@ -119,6 +148,9 @@ def activity(
     retry: RetryPolicy | None = None,
     timeout: timedelta | None = None,
     total_timeout: timedelta | None = None,
+    heartbeat_timeout: timedelta | None = None,
+    max_concurrent: int | None = None,
+    rate: str | RateLimit | None = None,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
@@ -131,6 +163,9 @@ def activity(
     retry: RetryPolicy | None = None,
     timeout: timedelta | None = None,
     total_timeout: timedelta | None = None,
+    heartbeat_timeout: timedelta | None = None,
+    max_concurrent: int | None = None,
+    rate: str | RateLimit | None = None,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
@@ -139,7 +174,9 @@ def activity(
     """Declare a function of the outside world: `async def` runs on the host's activity loop, `def` in a thread.
 
     retry: policy for failed attempts (default: without end, exponentially from 1 s to 100 s).
-    timeout: limit of one attempt. total_timeout: limit of all attempts together.
+    timeout: limit of one attempt, from its begin (not from when it queued for a slot). total_timeout: limit of all
+    attempts together, waits included. heartbeat_timeout: limit of the silence between two `heartbeat()`s of an attempt.
+    max_concurrent, rate ("100/s", "5/m", or a RateLimit): limits of this activity on each host; attempts wait for them.
     num_cpus, num_gpus, resources: run as a Ray task with these resources.
     Raises DefinitionError if it is not a function or its parameters cannot travel.
     """
@@ -148,13 +185,22 @@ def activity(
         retry=retry or RetryPolicy(),
         timeout=timeout,
         total_timeout=total_timeout,
+        heartbeat_timeout=heartbeat_timeout,
+        max_concurrent=max_concurrent,
+        rate=RateLimit.of(rate),
         resources=tuple((k, v) for k, v in wanted.items() if v is not None),
     )
-    for limit, value in (("timeout", timeout), ("total_timeout", total_timeout)):
-        if value is not None and value <= timedelta(0):
-            raise DefinitionError(f"@activity({limit}={value}): must be longer than zero")
+    _check_limits({"timeout": timeout, "total_timeout": total_timeout, "heartbeat_timeout": heartbeat_timeout})
+    if max_concurrent is not None and max_concurrent < 1:
+        raise DefinitionError(f"@activity(max_concurrent={max_concurrent}): at least 1, or None for no limit")
     decorate = _ActivityDecorator(options, name)
     return decorate if fn is None else decorate(fn)
+
+
+def _check_limits(limits: dict[str, Any]) -> None:
+    for limit, value in limits.items():
+        if isinstance(value, timedelta) and value <= timedelta(0):
+            raise DefinitionError(f"@activity({limit}={value}): must be longer than zero")
 
 
 class _ActivityDecorator:

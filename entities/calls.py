@@ -238,6 +238,11 @@ def _need_workflow(turn: TurnContext, target: Target, method: "Method[Any, Any]"
     )
 
 
+async def request(target: Target, kind: Kind, name: str, data: bytes, options: CallOptions) -> Reply:
+    """One message from outside, and its answer; raises the error that it carries."""
+    return await _request(target, kind, name, data, options, message_id=new_message_id())
+
+
 async def _request(
     target: Target, kind: Kind, name: str, data: bytes, options: CallOptions, *, message_id: str
 ) -> Reply:

@@ -23,6 +23,7 @@ from typing import (
     overload,
 )
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -30,6 +31,7 @@ from .calls import NO_OPTIONS, CallOptions, ParentClose, Target, call, send, wor
 from .context import current
 from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
 from .messages import Kind
+from .operate import Act, Action, RunOperations, dump_value, operate, outside_error, read_operations
 from .retry import RetryPolicy
 from .signature import PAYLOAD_BYTES_MAX, Signature, has_nul, validation_problems, where
 from .subscriptions import EventKey, Subscription
@@ -247,6 +249,72 @@ class BoundWorkflow(Generic[P, R]):
     async def terminate(self, reason: str = "") -> None:
         """End the run at once without running any more of its code. Raises NoSuchRun."""
         await send(Target.of(self.target), Kind.TERMINATE, self.method, (reason,), {}, self.options_)
+
+    # --- repair: see perdure.entities.operate ---
+
+    async def operations(self) -> RunOperations:
+        """The latest run, and what it waits for: attempts, last errors, next tries, limits. Raises NoSuchRun."""
+        return await read_operations(Target.of(self.target), self.method.name, self.options_)
+
+    async def pause(self, *, reason: str = "", operator: str = "") -> None:
+        """Execute nothing of this run until `resume`. Attempts under way may end; handlers and queries go on.
+
+        What comes meanwhile (results, timers, answers, cancellation) is held durably, in order. Raises RunEnded.
+        """
+        await self._operate(Act(Action.PAUSE, operator=operator, reason=reason))
+
+    async def resume(self, *, reason: str = "", operator: str = "") -> None:
+        """Go on after `pause`; a parked run is rebuilt by the code that runs now. Otherwise does nothing."""
+        await self._operate(Act(Action.RESUME, operator=operator, reason=reason))
+
+    async def retry(self, operation: int, *, reason: str = "", operator: str = "") -> None:
+        """Make the next attempt of an activity now, whether it backs off, is paused or waits for the outside.
+
+        `operation`: its number (see `operations`). An activity that was paused gets its total time anew, and one
+        attempt. Raises NoSuchOperation, OperationSettled; Conflict if an attempt is being executed.
+        """
+        await self._operate(Act(Action.RETRY, operator=operator, reason=reason, operation=operation))
+
+    async def complete(self, operation: int, value: object = None, *, reason: str = "", operator: str = "") -> None:
+        """Give an activity its result, checked against its declared type; an attempt under way is cancelled.
+
+        Raises NoSuchOperation, OperationSettled, InvalidArguments, PayloadTooLarge.
+        """
+        raw = msgspec.Raw(dump_value(value))
+        await self._operate(Act(Action.COMPLETE, operator=operator, reason=reason, operation=operation, value=raw))
+
+    async def fail(self, operation: int, error: Exception | str, *, reason: str = "", operator: str = "") -> None:
+        """Fail an activity for good: `error` is raised at its await. Raises NoSuchOperation, OperationSettled."""
+        body = outside_error(error)
+        await self._operate(Act(Action.FAIL, operator=operator, reason=reason, operation=operation, error=body))
+
+    async def restart(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Start a new run with these arguments, terminating the last one in the same commit if it lives. Its id."""
+        data = self.method.signature.dump_arguments(args, kwargs)
+        return await self._operate(Act(Action.RESTART, value=msgspec.Raw(data)))
+
+    async def rerun(
+        self,
+        *,
+        from_operation: int | str | None = None,
+        keep_state: bool = False,
+        reason: str = "",
+        operator: str = "",
+    ) -> str:
+        """Start a new run with the last one's arguments. Returns its id; the history keeps the old run's turns.
+
+        from_operation: go on from an ended run's journal, up to and including the resume in which this operation was
+        asked for; what it waited for then is done again, what it had sent is not. By number, or by name (the last one).
+        The entity's state is put back to what it was then; if another turn has changed it since, that is refused with
+        Conflict. `keep_state`: leave the state as it is. Without from_operation: from the beginning, and a live run is
+        terminated in the same commit. Raises NoSuchRun, NoSuchOperation, RunParked (the code does not fit the journal).
+        """
+        return await self._operate(
+            Act(Action.RERUN, operator=operator, reason=reason, operation=from_operation, keep_state=keep_state)
+        )
+
+    async def _operate(self, act: Act) -> str:
+        return await operate(Target.of(self.target), self.method.name, act, self.options_)
 
     def options(
         self,

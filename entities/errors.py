@@ -15,6 +15,7 @@ stable `code`; `ERRORS` maps codes back to classes, so a caller catches the clas
 
 import builtins
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -31,6 +32,8 @@ class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """Anything machine-readable: limits, fields, chains."""
     non_retryable: bool = False
     cause: "ErrorBody | None" = None
+    retry_after_s: float | None = None
+    """When the next attempt is to be made, if whoever raised it says so."""
 
 
 ERRORS: "dict[str, type[PerdureError]]" = {}
@@ -168,6 +171,12 @@ class NoSuchRun(Rejected):
     code = "no_such_run"
 
 
+class NoSuchOperation(Rejected):
+    """The run has never asked for this operation, or nothing waits under this token."""
+
+    code = "no_such_operation"
+
+
 class CallCycle(Rejected):
     """The call would wait for itself. The message names the chain."""
 
@@ -229,6 +238,12 @@ class RunParked(Conflict):
     """The run is parked: its code no longer fits its journal. A fixed deploy resumes it."""
 
     code = "run_parked"
+
+
+class OperationSettled(Conflict):
+    """The operation has its outcome already, or the run does not wait for it any more. Nothing was changed."""
+
+    code = "operation_settled"
 
 
 class EntityParked(Conflict):
@@ -344,7 +359,7 @@ class ActivityFailed(PerdureError):
 
 
 class ActivityTimeout(ActivityFailed):
-    """An activity ran out of time (one attempt, or all of them together)."""
+    """An activity ran out of time (one attempt, all of them together, or it sent no heartbeat)."""
 
     code = "activity_timeout"
 
@@ -366,29 +381,58 @@ class SagaFailed(PerdureError):
 class ApplicationError(PerdureError):
     """Raise it in your own code: a business failure that callers see by its message and `type`.
 
-    `non_retryable=True` tells retry policies to stop. Extra keyword arguments travel as details (JSON values).
+    `non_retryable=True` tells retry policies to stop; `retry_after` is the wait before an activity's next attempt, in
+    place of its policy's. Extra keyword arguments travel as details (JSON values).
     """
 
     code = "application_error"
 
-    def __init__(self, message: str = "", /, *, type: str = "", non_retryable: bool = False, **details: Any) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        /,
+        *,
+        type: str = "",
+        non_retryable: bool = False,
+        retry_after: timedelta | None = None,
+        **details: Any,
+    ) -> None:
         super().__init__(message, **details)
         self.type = type or self.__class__.__name__
         self.non_retryable = non_retryable
+        self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (
             ApplicationError,
             self.message,
-            self.details | {"type": self.type, "non_retryable": self.non_retryable},
+            self.details | {"type": self.type, "non_retryable": self.non_retryable, "retry_after": self.retry_after},
         )
 
     def body(self) -> ErrorBody:
-        return ErrorBody(self.code, self.message, self.type, self.details, self.non_retryable, cause=_cause_body(self))
+        return ErrorBody(
+            self.code,
+            self.message,
+            self.type,
+            self.details,
+            self.non_retryable,
+            cause=_cause_body(self),
+            retry_after_s=None if self.retry_after is None else self.retry_after.total_seconds(),
+        )
 
     @classmethod
     def from_body(cls, body: ErrorBody) -> Self:
-        return cls(body.message, type=body.type, non_retryable=body.non_retryable, **body.details)
+        return cls(
+            body.message,
+            type=body.type,
+            non_retryable=body.non_retryable,
+            retry_after=_retry_after(body),
+            **body.details,
+        )
+
+
+def _retry_after(body: ErrorBody) -> timedelta | None:
+    return None if body.retry_after_s is None else timedelta(seconds=body.retry_after_s)
 
 
 # --- Definition errors ------------------------------------------------------------------------------------------------
@@ -428,6 +472,10 @@ class RunEvicted(Stop):
     """This run is leaving memory: the operation has no effect and will be repeated by the run's next activation."""
 
 
+class CompleteLater(Stop):
+    """Raise it in an activity: its result comes from outside, by `activity_info().token`."""
+
+
 def error_body(error: BaseException) -> ErrorBody:
     """Any exception as a value: Perdure's own by code, a user's exception by class name and text."""
     if isinstance(error, PerdureError):
@@ -443,7 +491,7 @@ def error_body(error: BaseException) -> ErrorBody:
 def error_from_body(body: ErrorBody) -> PerdureError:
     """The exception to raise for a stored or received error."""
     if body.code == "user_error":
-        error: PerdureError = ApplicationError(body.message, type=body.type)
+        error: PerdureError = ApplicationError(body.message or body.type, type=body.type)
     else:
         error = ERRORS.get(body.code, PerdureError).from_body(body)
     if body.cause is not None:
@@ -463,10 +511,18 @@ def user_error(body: ErrorBody, namespaces: Iterable[Mapping[str, Any]]) -> Exce
     for namespace in (*namespaces, vars(builtins)):
         cls = namespace.get(body.type)
         if isinstance(cls, type) and issubclass(cls, Exception):
-            error = cls.__new__(cls, body.message)
+            try:
+                error = cls.__new__(cls, body.message)
+            except Exception:  # noqa: BLE001 - a class that needs more than a text: ExceptionGroup, users' own
+                return None
             if isinstance(error, ApplicationError):
                 ApplicationError.__init__(
-                    error, body.message, type=body.type, non_retryable=body.non_retryable, **body.details
+                    error,
+                    body.message,
+                    type=body.type,
+                    non_retryable=body.non_retryable,
+                    retry_after=_retry_after(body),
+                    **body.details,
                 )
             elif isinstance(error, PerdureError):
                 return None

@@ -12,6 +12,7 @@ from .errors import InvalidKey
 from .sources import sources
 
 KEY_BYTES_MAX = 512
+_RERUN = "~"
 
 
 class EntityId(NamedTuple):
@@ -72,6 +73,16 @@ def new_message_id() -> str:
 def keyed_message_id(name: str, idempotency_key: str) -> str:
     """Message id for a caller's idempotency key: scoped by handler name, so one key may serve several handlers."""
     return f"{name}:{idempotency_key}"
+
+
+def seed_of(run_id: str) -> str:
+    """What a run's chance comes from: a run that goes on from another's journal must draw what that one drew."""
+    return run_id.partition(_RERUN)[0]
+
+
+def rerun_of(run_id: str) -> str:
+    """A new run id with the same seed."""
+    return f"{seed_of(run_id)}{_RERUN}{new_message_id()[-16:]}"
 
 
 def fingerprint(*parts: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 from .errors import ApplicationError, DefinitionError
 
@@ -13,8 +14,12 @@ class RetryPolicy:
 
     The wait after attempt n (counted from 1) is `initial * factor ** (n - 1)`, at most `maximum`. `attempts` counts
     all of them, the first included; None means without end. `non_retryable` lists exception classes (or their names,
-    for classes that live elsewhere) after which there is no further attempt. Raises DefinitionError if the numbers
-    make no sense.
+    for classes that live elsewhere) after which there is no further attempt.
+
+    `on_exhausted` says what becomes of an activity when `attempts` or its total time are used up: "fail" raises the
+    last error in the workflow; "pause" leaves the operation waiting, visibly and at no cost, until a person retries
+    it, completes it with a value, or fails it. (A non-retryable error fails it at once either way.) Raises
+    DefinitionError if the numbers make no sense.
     """
 
     initial: timedelta = timedelta(seconds=1)
@@ -22,12 +27,15 @@ class RetryPolicy:
     maximum: timedelta = timedelta(seconds=100)
     attempts: int | None = None
     non_retryable: Sequence[type[BaseException] | str] = ()
+    on_exhausted: Literal["fail", "pause"] = "fail"
 
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
             raise DefinitionError(f"RetryPolicy(attempts={self.attempts}): at least 1, or None for no limit")
         if self.initial < timedelta(0) or not self.factor >= 1.0:
             raise DefinitionError("RetryPolicy: initial must not be negative and factor must be at least 1.0")
+        if self.on_exhausted not in ("fail", "pause"):
+            raise DefinitionError(f'RetryPolicy(on_exhausted={self.on_exhausted!r}): "fail" or "pause"')
         if self.maximum < self.initial:
             raise DefinitionError(f"RetryPolicy: maximum ({self.maximum}) is shorter than initial ({self.initial})")
 
@@ -43,9 +51,15 @@ class RetryPolicy:
 
     def is_final(self, error: BaseException, attempt: int) -> bool:
         """Whether there is no further attempt after attempt number `attempt` failed with `error`."""
+        return self.is_exhausted(attempt) or self.forbids(error)
+
+    def is_exhausted(self, attempt: int) -> bool:
+        """Whether attempt number `attempt` was the last one."""
+        return self.attempts is not None and attempt >= self.attempts
+
+    def forbids(self, error: BaseException) -> bool:
+        """Whether no attempt may follow this error, however many are left."""
         if isinstance(error, ApplicationError) and error.non_retryable:
-            return True
-        if self.attempts is not None and attempt >= self.attempts:
             return True
         names = {cls.__name__ for cls in type(error).__mro__}
         if isinstance(error, ApplicationError):

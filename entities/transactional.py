@@ -81,9 +81,12 @@ class TransactionalStep(Activity[P, R], Generic[C, P, R]):
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
         total_timeout: timedelta | None = None,
+        heartbeat_timeout: timedelta | None = None,
     ) -> "TransactionalStep[C, P, R]":
         """The same step with other options for this use; None keeps what it has."""
-        changed = super().options(retry=retry, timeout=timeout, total_timeout=total_timeout)
+        changed = super().options(
+            retry=retry, timeout=timeout, total_timeout=total_timeout, heartbeat_timeout=heartbeat_timeout
+        )
         return TransactionalStep(self.fn, changed.options_, self.name)
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:

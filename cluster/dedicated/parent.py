@@ -176,7 +176,7 @@ class DedicatedActors:
     def replied(self, link: Link, pending: Pending, reply: Reply) -> None:
         """An answer from the actor; one that rests on no commit counts only while this host's lease does."""
         del link
-        if pending.envelope.kind in (Kind.QUERY, Kind.RESULT) and not self._engine.has_lease():
+        if pending.envelope.kind in (Kind.QUERY, Kind.RESULT, Kind.OPERATIONS) and not self._engine.has_lease():
             reply = Reply(reply.id, Status.NOT_OWNER)
         self._respond(pending, reply)
 
@@ -228,6 +228,8 @@ class DedicatedActors:
             case "outcomes":
                 keys = [(entity, message_id) for message_id in wire.OUTCOME_KEYS.decode(argument)]
                 return wire.encode(list((await store.outcomes(keys)).values()))
+            case "journal":
+                return wire.encode(await store.journal(entity, *wire.RUN_NAME.decode(argument)))
             case "park":
                 await store.park(entity, wire.TEXT.decode(argument))
                 return b""

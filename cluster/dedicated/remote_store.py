@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.store.port import StoreUnavailable
-from ...entities.store.rows import Batch, HistoryRow, Loaded, ReminderRow, RunRow, Suspicion
+from ...entities.store.rows import Batch, HistoryRow, JournalRow, Loaded, ReminderRow, RunRow, Suspicion
 from . import wire
 
 Ask = Callable[[str, bytes], Awaitable[bytes]]
@@ -57,6 +57,10 @@ class RemoteStore:
     async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
         """Not asked by an engine that hosts one entity."""
         raise StoreUnavailable("a dedicated actor reads its runs with its entity")
+
+    async def journal(self, entity: EntityId, workflow: str, run_id: str) -> list[JournalRow]:
+        """See the port."""
+        return wire.JOURNAL.decode(await self._get("journal", wire.encode([workflow, run_id])))
 
     async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
         """The host looks for mail."""

@@ -8,7 +8,7 @@ from ...entities.errors import ErrorBody, PerdureError, error_from_body
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.store.port import HostFenced, NotStorable, WriteConflict
-from ...entities.store.rows import Batch, HistoryRow, Loaded, ReminderRow
+from ...entities.store.rows import Batch, HistoryRow, JournalRow, Loaded, ReminderRow
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -34,6 +34,8 @@ ENVELOPES = msgspec.msgpack.Decoder(list[Envelope])
 OUTCOME_KEYS = msgspec.msgpack.Decoder(list[str])
 OUTCOMES = msgspec.msgpack.Decoder(list[HistoryRow])
 NUMBER = msgspec.msgpack.Decoder(int)
+JOURNAL = msgspec.msgpack.Decoder(list[JournalRow])
+RUN_NAME = msgspec.msgpack.Decoder(tuple[str, str])
 TEXT = msgspec.msgpack.Decoder(str)
 ANSWER = msgspec.msgpack.Decoder(Answer)
 CONTROL = msgspec.msgpack.Decoder(Control)

@@ -83,7 +83,9 @@ class Rows:
 
     def add_attempts(self, attempts: Iterable[tuple[int, EntityId, AttemptRow]]) -> None:
         """Add notes on retrying activities."""
-        self.by_statement[sql.ATTEMPTS] += [(shard, *entity, *row) for shard, entity, row in attempts]
+        # As with reminders: the last one of an operation counts.
+        last = {(entity, row.operation): (shard, *entity, *row) for shard, entity, row in attempts}
+        self.by_statement[sql.ATTEMPTS] += last.values()
 
     def add_arrivals(self, arrivals: Iterable[tuple[int, Envelope]]) -> None:
         """Add messages for entities that make no turn."""
@@ -161,6 +163,7 @@ class Committer:
         if batch.attempts:
             # Notes are older than the turns beside them: a turn that ends the operation also ends its note.
             gone = {(write.entity, operation) for write in batch.writes for operation in write.attempts_gone}
+            gone |= {(write.entity, row.operation) for write in batch.writes for row in write.attempts_set}
             rows.add_attempts(
                 (shard, entity, row) for entity, shard, row in batch.attempts if (entity, row.operation) not in gone
             )

@@ -14,6 +14,7 @@ from ...entities.messages import Envelope
 from ...entities.shard import shard_of
 from ...entities.store.rows import (
     AttemptRow,
+    AttemptStatus,
     Child,
     HistoryRow,
     JournalRow,
@@ -37,7 +38,7 @@ _OF_ENTITY = "t.shard = u.shard and t.type = u.type and t.key = u.key"
 _MESSAGE = "t.position, t.message_id, t.kind, t.name, t.args, t.sender, t.reply_to, t.extra"
 _RUN = (
     "t.workflow, t.run_id, t.status, t.args, t.fingerprint, t.started_at, t.ended_at, t.outcome, t.in_flight,"
-    " t.waiting, t.reply_to, t.chain, t.parent, t.children"
+    " t.waiting, t.paused, t.reply_to, t.chain, t.parent, t.children"
 )
 
 _ENTITIES = f"""
@@ -60,7 +61,8 @@ select u.type, u.key, t.mailbox, t.position, t.message_id, t.item
 from {_ADDRESSES} join {{s}}.mailbox_items t on {_OF_ENTITY} order by t.mailbox, t.position"""
 
 _ATTEMPTS = f"""
-select u.type, u.key, t.operation, t.activity, t.attempt, t.error, t.next_at, t.first_at
+select u.type, u.key, t.operation, t.activity, t.attempt, t.error, t.next_at, t.first_at, t.status, t.details,
+    t.started_at
 from {_ADDRESSES} join {{s}}.attempts t on {_OF_ENTITY} order by t.operation"""
 
 _INBOX = f"""
@@ -103,6 +105,11 @@ where t.status in ('running', 'parked') and ($1::text = '' or t.type = $1::text)
     and (t.type, t.key) > ($2::text collate "C", $3::text collate "C")
 order by t.type, t.key limit $4::int8"""
 
+_JOURNAL_OF = """
+select t.workflow, t.run_id, t.number, t.version, t.entry from {s}.journal t
+where t.shard = $1::int4 and t.type = $2::text and t.key = $3::text and t.workflow = $4::text and t.run_id = $5::text
+order by t.number"""
+
 _RUN_OF = f"""
 select {_RUN} from {{s}}.runs t
 where t.shard = $1::int4 and t.type = $2::text and t.key = $3::text and t.workflow = $4::text"""
@@ -135,7 +142,7 @@ class Reader:
                 runs=list(map(_run_row, runs[entity])),
                 journal=[JournalRow(*row) for row in journal[entity]],
                 items=[MailboxItem(*row) for row in items[entity]],
-                attempts=[AttemptRow(*row) for row in attempts[entity]],
+                attempts=list(map(_attempt_row, attempts[entity])),
                 inbox=[from_columns(*entity, row) for row in inbox[entity]],
             )
             for entity in entities
@@ -189,6 +196,11 @@ class Reader:
         (rows,) = await session.transact([(self._sql(_RUN_OF), (shard, *entity, workflow))])
         return _run_row(rows[0]) if rows else None
 
+    async def journal(self, session: Session, entity: EntityId, workflow: str, run_id: str) -> list[JournalRow]:
+        shard = shard_of(*entity, self.shard_count)
+        (rows,) = await session.transact([(self._sql(_JOURNAL_OF), (shard, *entity, workflow, run_id))])
+        return [JournalRow(*row) for row in rows]
+
     def _sql(self, template: str) -> str:
         return template.replace("{s}", self.schema)
 
@@ -215,9 +227,14 @@ def _loaded(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loa
     return Loaded(entity=entity, version=version, state=snapshot, schema_version=schema_version, clock=clock, **rest)
 
 
+def _attempt_row(row: tuple[Any, ...]) -> AttemptRow:
+    plain = AttemptRow(*row)
+    return plain._replace(status=AttemptStatus(plain.status))
+
+
 def _run_row(row: tuple[Any, ...]) -> RunRow:
     workflow, run_id, status, args, fingerprint, started_us, ended_us, *rest = row
-    outcome, in_flight, waiting, reply_to, chain, parent, children = rest
+    outcome, in_flight, waiting, paused, reply_to, chain, parent, children = rest
     return RunRow(
         workflow=workflow,
         run_id=run_id,
@@ -229,6 +246,7 @@ def _run_row(row: tuple[Any, ...]) -> RunRow:
         outcome=outcome,
         in_flight=in_flight,
         waiting=waiting,
+        paused=paused,
         reply_to=_strings(reply_to),
         chain=_strings(chain),
         parent=parent,

@@ -175,6 +175,7 @@ runs = Table(
     _required("outcome", _JSON),
     _required("in_flight", Boolean()),
     _required("waiting", Text()),
+    Column("paused", Text, nullable=False, server_default=""),
     _required("reply_to", _JSON),
     _required("chain", _JSON),
     # Parent-close policies: who started it, and what ends with it.
@@ -230,7 +231,8 @@ mailbox_items = Table(
     PrimaryKeyConstraint("shard", "type", "key", "mailbox", "position", name="pk_mailbox_items"),
 )
 
-# Activities that failed and will be tried again.
+# Activities that failed and will be tried again, wait for a person or for the outside world, or have sent heartbeats.
+# Read and deleted with their entity only: the key is the only index.
 attempts = Table(
     "attempts",
     metadata,
@@ -241,6 +243,9 @@ attempts = Table(
     _required("error", _JSON),
     _required("next_at", _INSTANT),
     _required("first_at", _INSTANT),
+    Column("status", Text, nullable=False, server_default="retrying"),
+    Column("details", _JSON, nullable=False, server_default=text("'null'::jsonb")),
+    Column("started_at", _INSTANT, nullable=False, server_default=text("to_timestamp(0)")),
     PrimaryKeyConstraint("shard", "type", "key", "operation", name="pk_attempts"),
 )
 

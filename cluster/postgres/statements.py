@@ -143,16 +143,17 @@ REMINDERS = ArrayStatement(
 )
 RUNS = ArrayStatement(
     f"{_ADDRESS}, workflow text, run_id text, status text, args jsonb, fingerprint bytea, started_at time,"
-    " ended_at time, outcome jsonb, in_flight bool, waiting text, reply_to jsonb, chain jsonb,"
+    " ended_at time, outcome jsonb, in_flight bool, waiting text, paused text, reply_to jsonb, chain jsonb,"
     " parent text, children jsonb",
     _insert(
         "runs",
         select="u.shard, u.type, u.key, u.workflow, u.run_id, u.status, u.args, u.fingerprint, u.started_at,"
-        " nullif(u.ended_at, 'epoch'), u.outcome, u.in_flight, u.waiting, u.reply_to, u.chain, u.parent, u.children",
+        " nullif(u.ended_at, 'epoch'), u.outcome, u.in_flight, u.waiting, u.paused, u.reply_to, u.chain, u.parent,"
+        " u.children",
         then=_replacing(
             "workflow",
-            "run_id, status, args, fingerprint, started_at, ended_at, outcome, in_flight, waiting, reply_to, chain,"
-            " parent, children",
+            "run_id, status, args, fingerprint, started_at, ended_at, outcome, in_flight, waiting, paused, reply_to,"
+            " chain, parent, children",
         ),
     ),
 )
@@ -164,8 +165,12 @@ ITEMS = ArrayStatement(
     f"{_ADDRESS}, mailbox text, position int8, message_id text, item jsonb", _insert("mailbox_items")
 )
 ATTEMPTS = ArrayStatement(
-    f"{_ADDRESS}, operation text, activity text, attempt int4, error jsonb, next_at time, first_at time",
-    _insert("attempts", then=_replacing("operation", "activity, attempt, error, next_at, first_at")),
+    f"{_ADDRESS}, operation text, activity text, attempt int4, error jsonb, next_at time, first_at time,"
+    " status text, details jsonb, started_at time",
+    _insert(
+        "attempts",
+        then=_replacing("operation", "activity, attempt, error, next_at, first_at, status, details, started_at"),
+    ),
 )
 DEAD_LETTERS = ArrayStatement(
     f"{_ADDRESS}, position int8, message_id text, {_MESSAGE}, attempts int4, error jsonb",

@@ -13,7 +13,17 @@ import psycopg
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.shard import shard_of
-from ...entities.store.rows import Batch, HistoryRow, HostRow, Loaded, ReminderRow, RunRow, ShardOwner, Suspicion
+from ...entities.store.rows import (
+    Batch,
+    HistoryRow,
+    HostRow,
+    JournalRow,
+    Loaded,
+    ReminderRow,
+    RunRow,
+    ShardOwner,
+    Suspicion,
+)
 from .commit import Committer
 from .directory import DirectoryTables
 from .exchange import Refused, Session, Statement
@@ -118,6 +128,10 @@ class PostgresStore:
     async def with_live_runs(self, type_name: str, *, after: EntityId | None, limit: int) -> list[EntityId]:
         reader = await self._reader()
         return await self._read(lambda session: reader.with_live_runs(session, type_name, after=after, limit=limit))
+
+    async def journal(self, entity: EntityId, workflow: str, run_id: str) -> list[JournalRow]:
+        reader = await self._reader()
+        return await self._read(lambda session: reader.journal(session, entity, workflow, run_id))
 
     async def park(self, entity: EntityId, reason: str) -> None:
         address = (shard_of(*entity, await self.shard_count()), *entity)

@@ -24,12 +24,14 @@ from ..errors import (
 )
 from ..ids import EntityId
 from ..messages import Envelope, Kind, OperationAddress, Status, encode_json
+from ..operate import read_act
 from ..store.rows import (
     Loaded,
     ReminderKind,
 )
 from .deliveries import (
     ActivityDone,
+    ActivityWaits,
     Begin,
     CheckConditions,
     Delivery,
@@ -41,7 +43,8 @@ from .deliveries import (
 from .journal import Event, EventKind
 from .quarantine import LOSSES_MIN
 from .subjects import occurrence_id
-from .turns.holding import EntityHold, HoldDelivery, Holding
+from .turns.holding import EntityHold, HoldDelivery
+from .turns.operate import Operate
 from .turns.record import NULL
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("perdure.engine")
 
 
-class Activation(Holding):
+class Activation(Operate):
     """The in-memory life of one entity on this host. Owned by the host's loop; nothing here is thread-safe."""
 
     __slots__ = ()
@@ -125,11 +128,8 @@ class Activation(Holding):
                 case Kind.QUERY:
                     if envelope.name not in definition.queries:
                         raise definition.unknown(envelope.name)
-                case Kind.START | Kind.RESULT | Kind.CANCEL | Kind.TERMINATE:
-                    if envelope.name not in definition.workflows:
-                        raise definition.unknown(envelope.name)
-                    if envelope.kind is Kind.START:
-                        definition.workflows[envelope.name].signature.load_arguments(envelope.args)
+                case Kind.START | Kind.RESULT | Kind.CANCEL | Kind.TERMINATE | Kind.OPERATE | Kind.OPERATIONS:
+                    self._check_about_run(envelope)
                 case Kind.SIGNAL:
                     mailbox = definition.mailboxes.get(envelope.name)
                     if mailbox is None:
@@ -140,6 +140,14 @@ class Activation(Holding):
         except PerdureError as error:
             return error
         return None
+
+    def _check_about_run(self, envelope: Envelope) -> None:
+        if envelope.name not in self.definition.workflows:
+            raise self.definition.unknown(envelope.name)
+        if envelope.kind is Kind.START:
+            self.definition.workflows[envelope.name].signature.load_arguments(envelope.args)
+        elif envelope.kind is Kind.OPERATE:
+            read_act(envelope.args)
 
     def pump(self, budget: int) -> int:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
@@ -181,6 +189,10 @@ class Activation(Holding):
         match item:
             case Delivery():
                 self._process_delivery(item)
+            case ActivityWaits():
+                event = self._activity_waits(item)
+                if event is not None:
+                    self._resume_operation(item, OperationAddress.parse(item.call.operation), event)
             case ActivityDone():
                 address = OperationAddress.parse(item.call.operation)
                 self.know_attempts(item.call)
@@ -188,10 +200,10 @@ class Activation(Holding):
             case Fire():
                 self._fire(item)
             case Begin():
-                if self.runs.get(item.run.row.workflow) is item.run:
+                if self.runs.get(item.run.row.workflow) is item.run and not item.run.has_begun:
                     self._resume(item.run, [Event(EventKind.START)], item)
             case CheckConditions():
-                if self.runs.get(item.run.row.workflow) is item.run:
+                if self.runs.get(item.run.row.workflow) is item.run and not item.run.row.paused:
                     events = item.run.true_conditions()
                     if events:
                         self._resume(item.run, events, item)
@@ -219,8 +231,8 @@ class Activation(Holding):
                 self._result(delivery)
             case Kind.SIGNAL:
                 self._signal(delivery)
-            case Kind.CANCEL | Kind.TERMINATE:
-                self._end_by_request(delivery)
+            case Kind.CANCEL | Kind.TERMINATE | Kind.OPERATE | Kind.OPERATIONS:
+                self._about_run(delivery)
             case Kind.REPLY:
                 self._reply(delivery)
             case Kind.TRANSACTION:
@@ -233,7 +245,8 @@ class Activation(Holding):
             self.engine.wheel.drop_stale(row)
             return
         if row.kind is ReminderKind.TIMER:
-            self._fire_timer(item)
+            if not self._fire_limit(item):
+                self._fire_timer(item)
             return
         envelope = Envelope(
             id=occurrence_id(row),

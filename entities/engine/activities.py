@@ -3,6 +3,10 @@
 Attempts run on an event loop in a thread of its own (`async def`) or in a pool of threads (`def`), so that user code
 that blocks cannot stall the host. An attempt starts only after the commit that asked for it (P3). Its outcome becomes a
 message to the entity; until that is committed a crash repeats the attempt with the same idempotency key (P7).
+
+An attempt ends by returning, raising, running out of time, sending no heartbeat for too long, or being cancelled. In
+the last three a coroutine gets CancelledError and a Ray task is killed; a thread cannot be stopped: its outcome is
+ignored, its next `heartbeat()` raises, and it keeps its place in the pool of threads until it returns.
 """
 
 import asyncio
@@ -12,7 +16,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,14 +25,19 @@ import msgspec
 
 from ..activity import ActivityInfo, ActivityOptions, running_as
 from ..errors import ActivityTimeout, ApplicationError, error_body
+from ..heartbeat import Pulse, pulse
 from ..ids import EntityId
 from ..messages import encode_json
-from ..signature import Signature
+from ..signature import PAYLOAD_BYTES_MAX, Signature, has_nul
 from ..transactional import StepTransactions
 from .journal import Event, EventKind
 from .settings import EngineSettings
+from .slots import Slots
 
 log = logging.getLogger("perdure.activities")
+
+ERROR_BYTES_MAX = PAYLOAD_BYTES_MAX
+"""Larger errors lose their details and causes."""
 
 
 @dataclass(slots=True)
@@ -48,6 +58,31 @@ class ActivityCall:
     """The attempt that is under way or comes next, from 1."""
     first_us: int
     """When the first attempt started; 0 = not yet."""
+    details: bytes = b"null"
+    """JSON of the last heartbeat, of this attempt or an earlier one. Written by any thread."""
+    started_us: int = 0
+    """When this attempt was handed to the runner."""
+    give_up_at: float = float("inf")
+    """When the time of all attempts together is used up (monotonic)."""
+    is_running: bool = False
+    is_held: bool = False
+    """Its run is paused: no further attempt begins."""
+    is_beat_told: bool = False
+    """The host's loop has been told of a heartbeat that it has not noted yet."""
+    noted_at: float = float("-inf")
+    """When a heartbeat was last noted in the store (monotonic)."""
+    waiting: "asyncio.TimerHandle | None" = field(default=None, repr=False)
+    """Begins the next attempt."""
+
+    @property
+    def key(self) -> str:
+        """`Type/key#address`: unique on a host."""
+        return f"{self.entity}#{self.operation}"
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"{self.entity}: activity {self.name}"
 
     @property
     def info(self) -> ActivityInfo:
@@ -58,19 +93,41 @@ class ActivityCall:
             operation=self.operation,
             attempt=self.attempt,
             idempotency_key=f"{self.entity}/{self.operation}",
+            heartbeat_details=msgspec.json.decode(self.details),
         )
 
 
 class ActivityPool(Protocol):
     """Runs attempts somewhere else (Ray tasks with resources)."""
 
-    async def run(self, call: ActivityCall) -> bytes:
-        """The JSON result of one attempt; raises what the activity raised."""
+    async def run(self, call: ActivityCall, heart: Pulse) -> bytes:
+        """The JSON result of one attempt; raises what the activity raised. Hands its heartbeats to `heart`."""
         ...
 
 
 Finished = Callable[[ActivityCall, bytes | None, BaseException | None], None]
 """What to do with the end of an attempt: its result, or its error."""
+
+
+class Watch:
+    """Ends an attempt that sends no heartbeat. `beat` may be called from any thread."""
+
+    def __init__(self, limit_s: float | None, loop: asyncio.AbstractEventLoop) -> None:
+        self._limit_s = limit_s
+        self._loop = loop
+        self.scope = asyncio.timeout(limit_s)
+
+    def beat(self) -> None:
+        """It is alive."""
+        if self._limit_s is not None:
+            self._loop.call_soon_threadsafe(self._extend)
+
+    def _extend(self) -> None:
+        try:
+            if not self.scope.expired():
+                self.scope.reschedule(self._loop.time() + (self._limit_s or 0.0))
+        except RuntimeError:
+            pass  # the attempt has ended meanwhile
 
 
 class ActivityRunner:
@@ -89,12 +146,14 @@ class ActivityRunner:
         self._settings = settings
         self._steps = steps
         self._finished = finished
+        self.on_beat: Callable[[ActivityCall], None] = lambda _: None
+        """Told on the host's loop that `call.details` are new."""
         self._pool = pool
         self._host_loop: asyncio.AbstractEventLoop
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
         self._threads: ThreadPoolExecutor
-        self._limit: asyncio.Semaphore
+        self._slots: Slots
         self._inbound: deque[ActivityCall | str] = deque()
         self._outbound: deque[tuple[ActivityCall, bytes | None, BaseException | None]] = deque()
         self._inbound_signalled = False
@@ -111,7 +170,7 @@ class ActivityRunner:
         def main() -> None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-            self._limit = asyncio.Semaphore(self._settings.activities_max)
+            self._slots = Slots(self._settings.activities_max)
             self._loop.call_soon(started.set)
             self._loop.run_forever()
             self._loop.close()
@@ -188,7 +247,7 @@ class ActivityRunner:
         result: bytes | None = None
         error: BaseException | None = None
         try:
-            async with self._limit:
+            async with self._slots.slot(call.name, call.options):
                 result = await self._execute(call)
         except BaseException as raised:  # noqa: BLE001 - user code; the policy decides
             error = raised
@@ -198,43 +257,70 @@ class ActivityRunner:
             self._host_loop.call_soon_threadsafe(self._give_back)
 
     async def _execute(self, call: ActivityCall) -> bytes:
-        limit = call.options.timeout
-        limit_s = None if limit is None else limit.total_seconds()
-        scope = asyncio.timeout(limit_s)
+        limit_s = _seconds(call.options.timeout)
+        left_s = max(0.0, call.give_up_at - self._loop.time())
+        if not left_s:
+            raise ActivityTimeout(f"{call.what} got no slot within {call.options.total_timeout}", timeout="total")
+        silence_s = _seconds(call.options.heartbeat_timeout)
+        whole_s = min(left_s, float("inf") if limit_s is None else limit_s)
+        whole = asyncio.timeout(None if whole_s == float("inf") else whole_s)
+        watch = Watch(silence_s, self._loop)
+        attempt = Pulse(partial(self._on_beat, call, watch))
         try:
-            async with scope:
-                if call.options.resources:
-                    if self._pool is None:
-                        raise ApplicationError(
-                            f"activity {call.name} wants resources {dict(call.options.resources)}, but there "
-                            "is no Ray here",
-                            non_retryable=True,
-                        )
-                    return await self._pool.run(call)
-                running_as(call.info)
-                if call.options.is_transactional:
-                    if self._steps is None:
-                        raise ApplicationError(
-                            f"{call.entity}: {call.name} is a transactional step, but there is no database here; in "
-                            "tests use LocalCluster(..., steps=lambda: FakeSteps(...))",
-                            non_retryable=True,
-                        )
-                    return await self._steps.run(call)
-                kwargs = call.signature.load_arguments(call.args)
-                if call.is_async:
-                    value = await call.fn(**kwargs)
-                else:
-                    context = contextvars.copy_context()
-                    value = await self._loop.run_in_executor(
-                        self._threads, lambda: context.run(_run_in_thread, call.fn, kwargs)
-                    )
-                return call.signature.dump_result(value)
+            async with whole, watch.scope:
+                return await self._run(call, attempt)
         except TimeoutError:
-            if scope.expired():
+            what = f"{call.entity}: attempt {call.attempt} of activity {call.name}"
+            if watch.scope.expired():
+                raise ActivityTimeout(f"{what} sent no heartbeat for {silence_s:g} s", timeout="heartbeat") from None
+            if whole.expired():
+                is_own = limit_s is not None and limit_s <= left_s
                 raise ActivityTimeout(
-                    f"{call.entity}: attempt {call.attempt} of activity {call.name} took longer than {limit_s:g} s"
+                    f"{what} took longer than {limit_s if is_own else left_s:g} s",
+                    timeout="attempt" if is_own else "total",
                 ) from None
             raise
+        finally:
+            attempt.is_cancelled = True  # a thread that goes on all the same learns of it
+
+    async def _run(self, call: ActivityCall, attempt: Pulse) -> bytes:
+        if call.options.resources:
+            if self._pool is None:
+                raise ApplicationError(
+                    f"activity {call.name} wants resources {dict(call.options.resources)}, but there is no Ray here",
+                    non_retryable=True,
+                )
+            return await self._pool.run(call, attempt)
+        running_as(call.info)
+        pulse.set(attempt)
+        if call.options.is_transactional:
+            if self._steps is None:
+                raise ApplicationError(
+                    f"{call.entity}: {call.name} is a transactional step, but there is no database here; in tests use "
+                    "LocalCluster(..., steps=lambda: FakeSteps(...))",
+                    non_retryable=True,
+                )
+            return await self._steps.run(call)
+        kwargs = call.signature.load_arguments(call.args)
+        if call.is_async:
+            value = await call.fn(**kwargs)
+        else:
+            context = contextvars.copy_context()
+            value = await self._loop.run_in_executor(
+                self._threads, lambda: context.run(_run_in_thread, call.fn, kwargs)
+            )
+        return call.signature.dump_result(value)
+
+    def _on_beat(self, call: ActivityCall, watch: Watch, details: bytes) -> None:
+        """From any thread."""
+        call.details = details
+        try:
+            watch.beat()
+            if not call.is_beat_told:
+                call.is_beat_told = True
+                self._host_loop.call_soon_threadsafe(self.on_beat, call)
+        except RuntimeError:
+            log.debug("a heartbeat of %s after the end of its host", call.what)  # the loops are closed
 
     # --- on the host's loop ---
 
@@ -247,6 +333,10 @@ class ActivityRunner:
 
 
 MakeRunner = Callable[[EngineSettings, Finished, ActivityPool | None, StepTransactions | None], ActivityRunner]
+
+
+def _seconds(limit: timedelta | None) -> float | None:
+    return None if limit is None else limit.total_seconds()
 
 
 def _run_in_thread(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
@@ -267,4 +357,22 @@ def failure(call: ActivityCall, error: BaseException) -> Event:
     The workflow sees an exception of the class that the activity raised, where that can be found by name; else
     ActivityFailed or ApplicationError with its text.
     """
-    return Event(EventKind.ERROR, call.number, msgspec.Raw(encode_json(error_body(error))))
+    return Event(EventKind.ERROR, call.number, msgspec.Raw(encode_error(error)))
+
+
+def encode_error(error: BaseException) -> bytes:
+    """An error of user code as JSON that can be stored, whatever it holds: an error must never wedge its entity."""
+    body = error_body(error)
+    try:
+        data = encode_json(body)
+        if len(data) <= ERROR_BYTES_MAX and not has_nul(data):
+            return data
+    except (TypeError, ValueError, RecursionError):  # details that are no JSON, lone surrogates, endless causes
+        pass
+    return encode_json(
+        msgspec.structs.replace(body, message=_clean(body.message), type=_clean(body.type), details={}, cause=None)
+    )
+
+
+def _clean(text: str) -> str:
+    return text[:8_000].encode(errors="replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")

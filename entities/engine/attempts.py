@@ -1,27 +1,35 @@
 """Activities under way on a host, from the commit that asked for each to its outcome: attempts, retries, notes of them.
 
 An attempt begins only once the commit that asked for it is durable (P3), or a journal says that it was. Its outcome is
-offered to the entity; while attempts fail, each is noted in the store for people and for the next host.
+offered to the entity; while attempts fail, each is noted in the store for people and for the next host, and so are the
+details of heartbeats, at most once a second.
+
+What a lost note costs is known: an attempt more, or a second of heartbeat details. What must not be lost (that an
+activity was executed and waits for the outside, that it waits for a person) is a turn of its entity instead
+(`ActivityWaits`).
 """
 
 import inspect
 import logging
+import time
 from typing import TYPE_CHECKING
 
-from ..errors import ActivityTimeout, error_body
+from ..errors import CompleteLater
 from ..ids import EntityId
-from ..messages import encode_json
-from ..store.rows import AttemptRow
+from ..store.rows import AttemptRow, AttemptStatus
 from ..transactional import StepTransactions
-from .activities import ActivityCall, ActivityPool, MakeRunner, failure, success
-from .deliveries import ActivityDone
+from .activities import ActivityCall, ActivityPool, MakeRunner, encode_error, failure, success
+from .deliveries import ActivityDone, ActivityWaits
 from .run import ActivityDetail, Operation, Run
+from .verdicts import Fail, Pause, judge
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .turns.record import Record
 
 log = logging.getLogger("perdure.engine")
+
+NO_ERROR = b"null"
 
 
 class Attempts:
@@ -32,6 +40,7 @@ class Attempts:
     ) -> None:
         self._engine = engine
         self._runner = runner(engine.settings, self._finished, pool, steps)
+        self._runner.on_beat = self._beat
         self._under_way: dict[str, ActivityCall] = {}
 
     def open(self) -> None:
@@ -52,30 +61,49 @@ class Attempts:
         """This entity has left the host: whoever owns it now begins its attempts anew."""
         prefix = f"{entity}#"
         for key in [k for k in self._under_way if k.startswith(prefix)]:
-            self._under_way.pop(key)
-            self._runner.cancel(key)
+            self._drop(key)
 
     def begin(
-        self, activation: "Record", run: Run, operation: Operation, *, error: BaseException | None = None
+        self,
+        activation: "Record",
+        run: Run,
+        operation: Operation,
+        *,
+        at_once: bool = False,
+        error: BaseException | None = None,
     ) -> None:
         """The commit that asked for it is durable (or a journal says so): run it until it has an outcome.
 
-        `error`: there is no further attempt, for this reason.
+        at_once: a person has asked for the next attempt now. error: there is no further attempt, for this reason.
         """
-        if activation.runs.get(run.row.workflow) is not run or operation.number not in run.pending:
+        if activation.runs.get(run.row.workflow) is not run or operation.number not in run.pending or run.row.paused:
             return
         address = run.address(operation.number)
         key = f"{activation.id}#{address}"
         known = self._under_way.get(key)
-        if known is not None:
+        if known is not None and (known.is_running or not at_once):
+            known.is_held = False
             activation.know_attempts(known)
             return
-        detail: ActivityDetail = operation.detail
         before = activation.attempts.get(address)
-        call = ActivityCall(
+        if before is not None and before.status is not AttemptStatus.RETRYING:
+            return
+        if known is not None:
+            self._drop(key)
+        call = self._call(activation, run, operation, before)
+        if error is not None:
+            self._engine.arrivals.offer(call.entity, ActivityDone(call, failure(call, error)))
+            return
+        self._under_way[key] = call
+        delay_s = max(0.0, (before.next_us - self._engine.now_us()) / 1e6) if before and not at_once else 0.0
+        self._next(call, delay_s)
+
+    def _call(self, activation: "Record", run: Run, operation: Operation, before: AttemptRow | None) -> ActivityCall:
+        detail: ActivityDetail = operation.detail
+        return ActivityCall(
             entity=activation.id,
             shard=activation.shard,
-            operation=address,
+            operation=run.address(operation.number),
             number=operation.number,
             name=operation.name,
             fn=detail.fn,
@@ -85,79 +113,141 @@ class Attempts:
             options=detail.options,
             attempt=before.attempt + 1 if before else 1,
             first_us=before.first_us if before else self._engine.now_us(),
+            details=before.details if before else b"null",
         )
-        if error is not None:
-            self._engine.arrivals.offer(call.entity, ActivityDone(call, failure(call, error)))
-            return
-        self._under_way[key] = call
-        delay_s = max(0.0, (before.next_us - self._engine.now_us()) / 1e6) if before else 0.0
-        self._next(key, call, delay_s)
 
-    def _next(self, key: str, call: ActivityCall, delay_s: float) -> None:
+    def _next(self, call: ActivityCall, delay_s: float) -> None:
         def begin() -> None:
-            if self._under_way.get(key) is call:
-                self._runner.start(call)
+            call.waiting = None
+            if self._under_way.get(call.key) is call:
+                self._start(call)
 
         if delay_s > 0.0:
-            self._engine.call_later(delay_s, begin)
+            call.waiting = self._engine.call_later(delay_s, begin)
         else:
             begin()
+
+    def _start(self, call: ActivityCall) -> None:
+        call.is_running = True
+        call.started_us = self._engine.now_us()
+        limit = call.options.total_timeout
+        if limit is not None:
+            left_s = limit.total_seconds() - (call.started_us - call.first_us) / 1e6
+            call.give_up_at = time.monotonic() + max(0.001, left_s)
+        self._runner.start(call)
 
     def is_under_way(self, entity: EntityId, address: str) -> bool:
         """Whether this activity has no outcome yet."""
         return f"{entity}#{address}" in self._under_way
 
+    def running_attempt(self, entity: EntityId, address: str) -> ActivityCall | None:
+        """The attempt of this operation that is being executed right now, or None."""
+        call = self._under_way.get(f"{entity}#{address}")
+        return call if call is not None and call.is_running else None
+
     def cancel(self, entity: EntityId, address: str) -> None:
         """The run does not want it any more."""
-        key = f"{entity}#{address}"
-        if self._under_way.pop(key, None) is not None:
+        self._drop(f"{entity}#{address}")
+
+    def _drop(self, key: str) -> None:
+        call = self._under_way.pop(key, None)
+        if call is None:
+            return
+        if call.waiting is not None:
+            call.waiting.cancel()
+        if call.is_running:
             self._runner.cancel(key)
 
+    def hold(self, entity: EntityId, run: Run) -> None:
+        """The run is paused: what is being executed may end, but nothing begins."""
+        for number in run.pending:
+            call = self._under_way.get(f"{entity}#{run.address(number)}")
+            if call is not None:
+                call.is_held = True
+                if not call.is_running:
+                    self._drop(call.key)  # its row in the store, if it has one, says when it goes on
+
+    # --- ends of attempts ---
+
     def _finished(self, call: ActivityCall, result: bytes | None, error: BaseException | None) -> None:
-        key = f"{call.entity}#{call.operation}"
-        if self._under_way.get(key) is not call or call.shard not in self._engine.epochs_held:
+        call.is_running = False
+        if self._under_way.get(call.key) is not call or call.shard not in self._engine.epochs_held:
             return
         if error is None:
-            del self._under_way[key]
-            self._engine.arrivals.offer(call.entity, ActivityDone(call, success(call, result or b"null")))
+            self._end(ActivityDone(call, success(call, result or b"null")))
             return
-        wait_s = call.options.retry.delay_s(call.attempt)
-        limit = call.options.total_timeout
-        out_of_time = (
-            limit is not None and self._engine.now_us() + wait_s * 1e6 - call.first_us >= limit.total_seconds() * 1e6
-        )
-        if out_of_time or call.options.retry.is_final(error, call.attempt):
-            if out_of_time and not isinstance(error, ActivityTimeout):
-                timeout = ActivityTimeout(
-                    f"{call.entity}: activity {call.name} did not succeed within {limit}; last error: {error}",
-                    attempts=call.attempt,
-                )
-                timeout.__cause__ = error
-                error = timeout
-            del self._under_way[key]
-            self._engine.arrivals.offer(call.entity, ActivityDone(call, failure(call, error)))
+        now_us = self._engine.now_us()
+        if isinstance(error, CompleteLater):
+            self._end(ActivityWaits(call, self._row(call, None, 0, AttemptStatus.OUTSIDE)))
             return
-        log.info(
-            "%s: activity %s failed (attempt %d): %s; next try in %.1f s",
-            call.entity,
-            call.name,
-            call.attempt,
-            error,
-            wait_s,
+        verdict = judge(
+            call.options, error, what=call.what, attempt=call.attempt, first_us=call.first_us, now_us=now_us
         )
-        self._note(call, error, wait_s)
+        if isinstance(verdict, Fail):
+            self._end(ActivityDone(call, failure(call, verdict.error)))
+            return
+        if isinstance(verdict, Pause):
+            log.warning("%s has used up its attempts and waits for a person: %s", call.what, verdict.error)
+            self._end(ActivityWaits(call, self._row(call, verdict.error, now_us, AttemptStatus.PAUSED)))
+            return
+        log.info("%s failed (attempt %d): %s; next try in %.1f s", call.what, call.attempt, error, verdict.wait_s)
+        row = self._row(call, error, now_us + round(verdict.wait_s * 1e6), AttemptStatus.RETRYING)
+        if call.is_held:
+            self._end(ActivityWaits(call, row))
+            return
+        self._note(call, row)
         call.attempt += 1
-        self._next(key, call, wait_s)
+        self._next(call, verdict.wait_s)
 
-    def _note(self, call: ActivityCall, error: BaseException, wait_s: float) -> None:
+    def _end(self, item: ActivityDone) -> None:
+        del self._under_way[item.call.key]
+        self._engine.arrivals.offer(item.call.entity, item)
+
+    # --- notes ---
+
+    def _beat(self, call: ActivityCall) -> None:
+        """The attempt has sent a heartbeat: note its details, unless that was done a moment ago."""
+        wait_s = call.noted_at + self._engine.settings.heartbeat_note_s - self._engine.monotonic()
+        if wait_s > 0.0:
+            self._engine.call_later(wait_s, lambda: self._note_beat(call))
+        else:
+            self._note_beat(call)
+
+    def _note_beat(self, call: ActivityCall) -> None:
+        call.is_beat_told = False
+        call.noted_at = self._engine.monotonic()
+        if call.details == b"null":
+            return  # there is nothing to hand on
+        if not call.is_running or self._under_way.get(call.key) is not call or self._engine.is_stopped:
+            return
+        activation = self._engine.active.get(call.entity)
+        before = activation.attempts.get(call.operation) if activation is not None else None
         row = AttemptRow(
             call.operation,
             call.name,
-            call.attempt,
-            encode_json(error_body(error)),
-            self._engine.now_us() + round(wait_s * 1e6),
+            call.attempt - 1,
+            before.error if before is not None else NO_ERROR,
+            call.started_us,
             call.first_us,
+            details=call.details,
+            started_us=call.started_us,
         )
+        self._note(call, row)
+
+    def _row(self, call: ActivityCall, error: BaseException | None, next_us: int, status: AttemptStatus) -> AttemptRow:
+        return AttemptRow(
+            call.operation,
+            call.name,
+            call.attempt,
+            NO_ERROR if error is None else encode_error(error),
+            next_us,
+            call.first_us,
+            status,
+            call.details,
+            call.started_us,
+        )
+
+    def _note(self, call: ActivityCall, row: AttemptRow) -> None:
         activation = self._engine.active.get(call.entity)
         if activation is not None:
             if not activation.waits_for(call.operation):

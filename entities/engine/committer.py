@@ -38,7 +38,7 @@ class Committer:
         self._engine = engine
         self._dirty: dict[EntityId, Record] = {}
         self._arrivals: deque[tuple[Record, Delivery]] = deque()
-        self._attempts: deque[tuple[EntityId, int, AttemptRow]] = deque()
+        self._attempts: dict[tuple[EntityId, str], tuple[int, AttemptRow]] = {}
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,8 +72,8 @@ class Committer:
             self._idle.clear()
 
     def note_attempt(self, entity: EntityId, shard: int, row: AttemptRow) -> None:
-        """Write down that an activity is being retried."""
-        self._attempts.append((entity, shard, row))
+        """Write down that an activity is being retried, or is alive; the last note counts."""
+        self._attempts[entity, row.operation] = (shard, row)
         self._wanted.set()
         self._idle.clear()
 
@@ -107,7 +107,7 @@ class Committer:
             database_us = await engine.store.commit(batch)
         except WriteConflict as conflict:
             log.warning("group commit conflicts: %s", conflict)
-            self._attempts.extend(batch.attempts)
+            self._note_again(batch)
             self._conflicted(conflict.entities, activations, arrivals)
             return True
         except NotStorable as problem:
@@ -115,7 +115,7 @@ class Committer:
             for activation in activations:
                 if activation.id in problem.entities:
                     activation.condemn(problem)
-            self._attempts.extend(batch.attempts)
+            self._note_again(batch, without=problem.entities)
             self._conflicted(problem.entities, activations, arrivals)
             return True
         except HostFenced as fenced:
@@ -124,7 +124,7 @@ class Committer:
         except StoreUnavailable as problem:
             self.failures += 1
             log.warning("group commit failed: %s", problem)
-            self._attempts.extend(batch.attempts)
+            self._note_again(batch)
             self._lost(activations, arrivals)
             return False
         except Exception:
@@ -176,13 +176,19 @@ class Committer:
             arrivals.append((activation, delivery))
             batch.arrivals.append((activation.shard, delivery.envelope))
             batch.epochs[activation.shard] = engine.epochs_held[activation.shard]
-        while self._attempts:
-            entity, shard, row = self._attempts.popleft()
+        notes, self._attempts = self._attempts, {}
+        for (entity, _), (shard, row) in notes.items():
             # A note that waited out a failed commit may have been overtaken by the outcome: it would stay for ever.
             if shard in engine.epochs_held and engine.attempts.is_under_way(entity, row.operation):
                 batch.attempts.append((entity, shard, row))
                 batch.epochs[shard] = engine.epochs_held[shard]
         return batch, activations, arrivals
+
+    def _note_again(self, batch: Batch, *, without: Sequence[EntityId] = ()) -> None:
+        """The notes of a batch that failed, unless there are newer ones, or it failed because of them."""
+        for entity, shard, row in batch.attempts:
+            if entity not in without:
+                self._attempts.setdefault((entity, row.operation), (shard, row))
 
     def _conflicted(
         self, entities: Sequence[EntityId], activations: "list[Record]", arrivals: "list[tuple[Record, Delivery]]"

@@ -19,9 +19,9 @@ from ..errors import (
 )
 from ..ids import EntityId, fingerprint
 from ..messages import Envelope, Kind, Reply, Status, encode_json
-from ..store.rows import ReminderRow, Staged
+from ..store.rows import AttemptRow, JournalRow, ReminderRow, Staged
 from .effects import Effects
-from .journal import Event
+from .journal import Event, EventKind
 
 if TYPE_CHECKING:
     from ..definition import EntityDefinition, Registry
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .run import Run
 
 Respond = Callable[[Reply], None]
+
+NOTHING = Event(EventKind.VALUE)
 
 _ONE_WAY = (Kind.SEND, Kind.SIGNAL, Kind.REPLY)
 
@@ -38,7 +40,7 @@ class Delivery:
 
     __slots__ = (
         "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_cleared", "is_done", "is_one_way",
-        "is_stored", "is_storing", "needs_lookup", "problem", "respond",
+        "is_stored", "is_storing", "journal", "needs_lookup", "problem", "respond",
     )  # fmt: skip
 
     def __init__(self, envelope: Envelope, respond: Respond | None, *, is_stored: bool = False) -> None:
@@ -60,6 +62,8 @@ class Delivery:
         self.fired: ReminderRow | None = None
         self.fired_us = 0
         self.problem: PerdureError | None = None
+        self.journal: list[JournalRow] | None = None
+        """What it needs of the store and has been read: the journal of an ended run."""
         self.fingerprint = fingerprint(envelope.name.encode(), envelope.args)
 
     def reply(self, status: Status, body: bytes, version: int) -> None:
@@ -70,6 +74,10 @@ class Delivery:
             waiting(Reply(self.envelope.id, status, body, version))
         for respond in also:
             respond(Reply(self.envelope.id, status, body, version))
+
+    def reply_ok(self, body: bytes, version: int) -> None:
+        """Answer with what was asked for."""
+        self.reply(Status.OK, body, version)
 
     def acknowledge(self, version: int) -> None:
         """A one-way message is durable: tell whoever waits for that."""
@@ -85,6 +93,18 @@ class ActivityDone:
     def __init__(self, call: "ActivityCall", event: Event) -> None:
         self.call = call
         self.event = event
+
+
+class ActivityWaits(ActivityDone):
+    """An activity has no outcome, but something about it must be durable: it waits for the outside, for a person, or
+    for its paused run. As an ActivityDone its event is set only if even that cannot be stored.
+    """
+
+    __slots__ = ("row",)
+
+    def __init__(self, call: "ActivityCall", row: AttemptRow) -> None:
+        super().__init__(call, NOTHING)
+        self.row = row
 
 
 class Fire:

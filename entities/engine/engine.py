@@ -132,6 +132,7 @@ class Engine:
         self._hint_queued = False
         self._lease_until = float("inf")
         self._loop: asyncio.AbstractEventLoop
+        self._background: set[asyncio.Task[None]] = set()
         self.turns = 0
 
     def host_elsewhere(self, dedicated: DedicatedHosting) -> None:
@@ -170,6 +171,8 @@ class Engine:
         await self.readers.stop()
         self.holds.close()
         await self._committer.stop()
+        for task in self._background:
+            task.cancel()
         self.attempts.close()
         for activation in list(self.active.values()):
             self._remove(activation)
@@ -400,6 +403,12 @@ class Engine:
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Run something later on the host's loop."""
         return self._loop.call_later(delay_s, callback)
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that a turn has to wait for without holding anybody up; ends with the engine."""
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     # --- commits ---
 

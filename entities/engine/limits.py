@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import JournalTooLong
+from ..ids import seed_of
 
 if TYPE_CHECKING:
     from .run import Run
@@ -45,5 +46,5 @@ def journal_note(run: "Run", settings: "EngineSettings") -> str:
 
 def next_run_id(run_id: str) -> str:
     """The id of the run that continues this one: the first one's with a count, so that they are seen to be one."""
-    first, _, count = run_id.partition(".")
+    first, _, count = seed_of(run_id).partition(".")
     return f"{first}.{int(count or 0) + 1}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ActivityHostLost
 from ..messages import encode_json
-from ..store.rows import AttemptRow
+from ..store.rows import AttemptRow, AttemptStatus
 
 if TYPE_CHECKING:
     from .run import Operation, Run
@@ -21,6 +21,8 @@ def begin(activation: "Record", run: "Run", operation: "Operation") -> None:
     """After an activation: take up an activity without an outcome, noting first that its host was lost during it."""
     engine, address = activation.engine, run.address(operation.number)
     before = activation.attempts.get(address)
+    if before is not None and before.status is not AttemptStatus.RETRYING:
+        return  # it waits for a person or for the outside: there was no attempt to lose
     if not engine.suspects.is_lost(activation.id, run, before.next_us if before else 0):
         engine.attempts.begin(activation, run, operation)
         return
@@ -39,8 +41,13 @@ def begin(activation: "Record", run: "Run", operation: "Operation") -> None:
         encode_json(error.body()),
         max(engine.now_us(), engine.suspects.taken_us(activation.id) + 1) + round(delay_s * 1e6),
         before.first_us if before else run.now,
+        details=before.details if before else b"null",
+        started_us=before.started_us if before else 0,
     )
     is_final = is_repeated and policy.is_final(error, attempt)
+    if is_final and policy.on_exhausted == "pause" and not policy.forbids(error):
+        is_final = False
+        activation.attempts[address] = row = row._replace(status=AttemptStatus.PAUSED)
     activation.note_lost_attempt(
         row,
         lambda: engine.attempts.begin(activation, run, operation, error=error if is_final else None),

@@ -28,7 +28,7 @@ from ..errors import (
     error_from_body,
     user_error,
 )
-from ..ids import EntityId
+from ..ids import EntityId, seed_of
 from ..messages import Kind, OperationAddress, decode_error, encode_json
 from ..store.rows import Child, RunRow
 from ..time_limit import TimeLimit
@@ -133,8 +133,9 @@ class Run:
         self._is_replaying = False
         self._patches: dict[str, bool] = {}
         """Patches whose branch is decided, and how."""
-        self._random = Random(row.run_id)  # noqa: S311 - repeatable chance is the point
-        self._loop = WorkflowLoop(self, crc32(row.run_id.encode()))  # type: ignore[abstract]  # all that asyncio itself needs is there
+        seed = seed_of(row.run_id)
+        self._random = Random(seed)  # noqa: S311 - repeatable chance is the point
+        self._loop = WorkflowLoop(self, crc32(seed.encode()))  # type: ignore[abstract]  # all that asyncio itself needs is there
         self._method = definition.workflows[row.workflow]
         self._state = state
         self._main: asyncio.Task[Any] | None = None

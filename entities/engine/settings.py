@@ -29,6 +29,8 @@ class EngineSettings:
     """Activity attempts under way at once on this host."""
     activity_threads: int = 16
     """Threads for `def` activities."""
+    heartbeat_note_s: float = 1.0
+    """Heartbeats of one attempt are written down at most this often."""
     rehydrate_per_s: float = 2_000.0
     """Entities activated per second after gaining a shard."""
     handler_grace_s: float = 5.0

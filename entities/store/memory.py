@@ -279,6 +279,10 @@ class MemoryStore(MemoryDirectory):
     async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
         return self._entities.get(entity, _NOTHING).runs.get(workflow)
 
+    async def journal(self, entity: EntityId, workflow: str, run_id: str) -> list[JournalRow]:
+        stored = self._entities.get(entity, _NOTHING)
+        return [row for key, (_, row) in sorted(stored.journal.items()) if key[:2] == (workflow, run_id)]
+
     # --- For people and janitors --------------------------------------------------------------------------------------
 
     async def park(self, entity: EntityId, reason: str) -> None:

@@ -22,7 +22,7 @@ from typing import Protocol
 from ..errors import PerdureError
 from ..ids import EntityId
 from ..messages import Envelope
-from .rows import Batch, HistoryRow, HostRow, Loaded, ReminderRow, RunRow, ShardOwner, Suspicion
+from .rows import Batch, HistoryRow, HostRow, JournalRow, Loaded, ReminderRow, RunRow, ShardOwner, Suspicion
 
 
 class StoreUnavailable(PerdureError):
@@ -122,6 +122,10 @@ class EntityStore(Protocol):
 
     async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
         """The latest run of a workflow, without activating its entity."""
+        ...
+
+    async def journal(self, entity: EntityId, workflow: str, run_id: str) -> list[JournalRow]:
+        """The journal of a run, also of an ended one, in order; empty if it has been pruned or never was."""
         ...
 
     async def park(self, entity: EntityId, reason: str) -> None:

@@ -121,6 +121,8 @@ class RunRow(NamedTuple):
     entity at once."""
     waiting: str = ""
     """What the run waits for, for people."""
+    paused: str = ""
+    """Who has paused it and why; empty: it is not paused. A paused run executes nothing."""
     reply_to: tuple[str, ...] = ()
     """Operations of other entities' workflows that wait for this run's outcome."""
     chain: tuple[str, ...] = ()
@@ -152,8 +154,19 @@ class MailboxItem(NamedTuple):
     item: bytes
 
 
+class AttemptStatus(StrEnum):
+    """Why an activity whose outcome is not known has a row. All end with the row, once the operation has an outcome."""
+
+    RETRYING = "retrying"
+    """An attempt is under way or due at `next_us`."""
+    PAUSED = "paused"
+    """Its attempts are used up; it waits for a person."""
+    OUTSIDE = "outside"
+    """It has been executed; its result comes from outside by its token, until `next_us` (0: without limit)."""
+
+
 class AttemptRow(NamedTuple):
-    """A retrying activity; unique per (entity, operation). Gone once the operation has an outcome."""
+    """An activity that is not simply being executed for the first time; unique per (entity, operation)."""
 
     operation: str
     """Operation address `workflow/run_id/number`."""
@@ -165,6 +178,11 @@ class AttemptRow(NamedTuple):
     next_us: int
     first_us: int
     """When the first attempt started (for the total time limit)."""
+    status: AttemptStatus = AttemptStatus.RETRYING
+    details: bytes = b"null"
+    """JSON that the last heartbeat carried."""
+    started_us: int = 0
+    """When the last attempt started; 0 = not known."""
 
 
 class Suspicion(NamedTuple):
@@ -290,8 +308,9 @@ class EntityWrite:
         touched = {*later.reminders_cancelled, *(row.name for row in later.reminders_set)}
         self.reminders_set = [row for row in self.reminders_set if row.name not in touched] + later.reminders_set
         self.runs = [r for r in self.runs if r.workflow not in {x.workflow for x in later.runs}] + later.runs
-        gone = set(later.attempts_gone)
-        self.attempts_set = [row for row in self.attempts_set if row.operation not in gone] + later.attempts_set
+        if later.attempts_gone or later.attempts_set:
+            touched = {*later.attempts_gone, *(row.operation for row in later.attempts_set)}
+            self.attempts_set = [row for row in self.attempts_set if row.operation not in touched] + later.attempts_set
         for name in ("history", "consumed", "waiting", "outbox", "reminders_gone", "reminders_cancelled", "journal",
                      "attempts_gone", "dead_letters"):  # fmt: skip
             getattr(self, name).extend(getattr(later, name))

@@ -28,6 +28,7 @@ class Fault(Enum):
     CONFLICT = "conflict"
     FENCED = "fenced"
     NOT_STORABLE = "not storable"
+    NOT_STORABLE_NOTES = "notes not storable"
     CRASH_BEFORE = "crash before"
     """The host dies; nothing was written."""
     CRASH_AFTER = "crash after"
@@ -90,6 +91,8 @@ class FaultyStore(MemoryStore):
                 raise HostFenced("injected")
             case Fault.NOT_STORABLE:
                 raise NotStorable("injected", entities=entities)
+            case Fault.NOT_STORABLE_NOTES:
+                raise NotStorable("injected", entities=[entity for entity, _, _ in batch.attempts])
             case Fault.CRASH_BEFORE | Fault.CRASH_AFTER:
                 if fault is Fault.CRASH_AFTER:
                     await self._write(batch)

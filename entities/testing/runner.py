@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..engine.activities import ActivityCall, ActivityPool, ActivityRunner, Finished
 from ..engine.settings import EngineSettings
+from ..engine.slots import Slots
 from ..transactional import StepTransactions
 
 
@@ -44,7 +45,7 @@ class StagedRunner(ActivityRunner):
     def open(self) -> None:
         self._host_loop = self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="perdure-activity")
-        self._limit = asyncio.Semaphore(self._settings.activities_max)
+        self._slots = Slots(self._settings.activities_max)
 
     def close(self) -> None:
         for task in self._tasks.values():
@@ -55,6 +56,8 @@ class StagedRunner(ActivityRunner):
         async with self._stage.attempt(call, self._incarnation) as fn:
             is_async = call.is_async or fn is not call.fn
             # Without its resources: there is no Ray here, and the function is the same.
-            return await super()._execute(
-                replace(call, fn=fn, is_async=is_async, options=replace(call.options, resources=()))
-            )
+            staged = replace(call, fn=fn, is_async=is_async, options=replace(call.options, resources=()))
+            try:
+                return await super()._execute(staged)
+            finally:
+                call.details = staged.details

@@ -23,6 +23,9 @@ from .shop import Order
         ("GET", "run/result", Kind.RESULT, "run", 200),
         ("POST", "run/cancel", Kind.CANCEL, "run", 202),
         ("POST", "run/terminate", Kind.TERMINATE, "run", 202),
+        ("GET", "run/operations", Kind.OPERATIONS, "run", 200),
+        ("POST", "run/pause", Kind.OPERATE, "run", 200),
+        ("POST", "run/resume", Kind.OPERATE, "run", 200),
         ("POST", "note", Kind.SIGNAL, "note", 202),
     ],
 )

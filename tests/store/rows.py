@@ -6,6 +6,7 @@ from perdure.entities.ids import EntityId
 from perdure.entities.messages import Envelope, Kind
 from perdure.entities.store.rows import (
     AttemptRow,
+    AttemptStatus,
     Child,
     HistoryRow,
     JournalRow,
@@ -57,7 +58,7 @@ def run(workflow: str = "run", run_id: str = "r1", **more: Any) -> RunRow:
     return RunRow(
         workflow, run_id, RunStatus.RUNNING,
         args=b'{"p":3}', fingerprint=b"\x01" * 16, started_us=1_700_000_000_000_000,
-        in_flight=True, waiting="charge", reply_to=("A/b#run/1/2",), chain=("A/b#run",),
+        in_flight=True, waiting="charge", paused="ann: audit", reply_to=("A/b#run/1/2",), chain=("A/b#run",),
         parent="A/b#run/1/2",
         children=(Child("run/r1/0", "C/d#go", "cancel"), Child("run/r1/1", "C/e#go", "terminate")),
     )._replace(**more)  # fmt: skip
@@ -72,4 +73,7 @@ def item(position: int = 1, mailbox: str = "decision") -> MailboxItem:
 
 
 def attempt(operation: str = "run/r1/1", number: int = 2) -> AttemptRow:
-    return AttemptRow(operation, "charge", number, b'{"code":"x"}', 1_700_000_000_000_002, 1_700_000_000_000_001)
+    return AttemptRow(
+        operation, "charge", number, b'{"code":"x"}', 1_700_000_000_000_002, 1_700_000_000_000_001,
+        status=AttemptStatus.PAUSED, details=b'{"done":5}', started_us=1_700_000_000_000_003,
+    )  # fmt: skip

@@ -1,13 +1,14 @@
 """What a group commit promises, of every store."""
 
 import json
+from typing import Any
 
 import pytest
 
 from perdure.entities.ids import EntityId
 from perdure.entities.shard import shard_of
 from perdure.entities.store.port import HostFenced, WriteConflict
-from perdure.entities.store.rows import DeadLetter, ReminderKey
+from perdure.entities.store.rows import AttemptStatus, DeadLetter, ReminderKey
 
 from .conftest import SHARDS, World, host, meaning
 from .rows import HOUR_US, A, B, C, attempt, entry, envelope, fired, full_envelope, history, item, reminder, run
@@ -42,7 +43,10 @@ async def test_everything_of_a_turn_is_there_after_its_commit(world: World) -> N
         ("decision", 1, "m1", {"yes": True}),
         ("decision", 2, "m2", {"yes": True}),
     ]
-    assert [a._replace(error=b"") for a in loaded.attempts] == [attempt()._replace(error=b"")]
+    blank: dict[str, Any] = {"error": b"", "details": b""}
+    assert [a._replace(**blank) for a in loaded.attempts] == [attempt()._replace(**blank)]
+    assert type(loaded.attempts[0].status) is AttemptStatus
+    assert meaning(loaded.attempts[0].details) == {"done": 5}
     (waiting,) = loaded.inbox
     assert meaning(waiting.args) == {"x": [1, 2]}
     assert {f: getattr(waiting, f) for f in waiting.__struct_fields__ if f != "args"} == {
@@ -321,3 +325,14 @@ async def test_large_floats_come_back_as_equal_numbers(world: World) -> None:
     (loaded,) = await world.store.load([A])
     state = json.loads(loaded.state or b"", parse_int=float)
     assert state == {"x": 1.5e300, "y": 1e22, "z": 5e-324}
+
+
+async def test_what_a_turn_says_of_an_attempt_wins_over_the_note_beside_it(world: World) -> None:
+    shard = shard_of(*A, SHARDS)
+    await world.commit(world.write(A), attempts=[(A, shard, attempt(number=1))])
+    await world.commit(
+        world.write(A, 1, attempts_set=[attempt(number=9), attempt(number=2)]),
+        attempts=[(A, shard, attempt(number=3)), (A, shard, attempt("other", 1))],
+    )
+    (loaded,) = await world.store.load([A])
+    assert [(a.operation, a.attempt) for a in loaded.attempts] == [("other", 1), ("run/r1/1", 2)]

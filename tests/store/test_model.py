@@ -103,7 +103,7 @@ async def seen(store: MemoryStore | PostgresStore, entities: Sequence[EntityId],
         one.runs = [row._replace(args=b"") for row in one.runs]
         one.journal = [row._replace(entry=b"") for row in one.journal]
         one.items = [row._replace(item=b"") for row in one.items]
-        one.attempts = [row._replace(error=b"") for row in one.attempts]
+        one.attempts = [row._replace(error=b"", details=b"") for row in one.attempts]
     outcomes = await store.outcomes([(entity, f"h{n}") for entity in entities for n in range(20)])
     _, due = await store.due(shards, until_us=now_us + 2 * HOUR_US, limit=1_000_000)
     return (

@@ -166,3 +166,16 @@ async def test_prune_never_touches_what_is_still_needed(world: World) -> None:
     assert len((await world.store.due(ALL, until_us=2_000_000, limit=5))[1]) == 1
     # The removed runs' journals are really gone: their places are free again.
     await world.commit(world.write(A, 1, runs=[ended], journal=[entry(0, "ended", "e"), replaced]))
+
+
+async def test_the_journal_of_an_ended_run_can_be_read(world: World) -> None:
+    over = run(status=RunStatus.FAILED, ended_us=1_700_000_000_000_009, in_flight=False)
+    other = entry(0, run_id="r2")
+    await world.commit(
+        world.write(A, runs=[over], journal=[entry(1), entry(0), other]), world.write(B, journal=[entry(0)])
+    )
+    rows = await world.store.journal(A, "run", "r1")
+    assert [(row.number, row.version, meaning(row.entry)) for row in rows] == [(0, 1, {"n": 0}), (1, 2, {"n": 1})]
+    assert [row.run_id for row in await world.store.journal(A, "run", "r2")] == ["r2"]
+    assert await world.store.journal(A, "run", "r3") == []
+    assert await world.store.journal(C, "run", "r1") == []

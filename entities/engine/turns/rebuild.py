@@ -107,6 +107,8 @@ class Rebuild(Staging):
         """After activation: start again the activities whose outcome is not known."""
         queued = {(i.call.operation) for i in self.mailbox if isinstance(i, ActivityDone)}
         for run in self.runs.values():
+            if run.row.paused:
+                continue
             for operation in run.pending.values():
                 if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in queued:
                     lost_attempts.begin(self, run, operation)

@@ -139,9 +139,15 @@ class Record:
 
     def know_attempts(self, call: ActivityCall) -> None:
         """Attempts may have been noted in the store while this entity was not in memory."""
-        if call.attempt > 1 and call.operation not in self.attempts:
+        if (call.attempt > 1 or call.details != NULL) and call.operation not in self.attempts:
             self.attempts[call.operation] = AttemptRow(
-                call.operation, call.name, call.attempt - 1, NULL, self.engine.now_us(), call.first_us
+                call.operation,
+                call.name,
+                call.attempt - 1,
+                NULL,
+                self.engine.now_us(),
+                call.first_us,
+                details=call.details,
             )
 
     def push_front(self, item: Item) -> None:

@@ -121,7 +121,11 @@ class Requests(Queries):
     def _signal(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
         queue = self.items.setdefault(envelope.name, deque())
-        takers = (run for run in self.runs.values() if any(op.name == envelope.name for op in run.receivers()))
+        takers = (
+            run
+            for run in self.runs.values()
+            if any(op.name == envelope.name for op in run.receivers()) and not run.row.paused
+        )
         taker = next(takers, None)
         if taker is None and self.is_full(envelope.name):
             self._wait_for_room(delivery)

@@ -40,13 +40,13 @@ from ..limits import check_journal, journal_note, next_run_id
 from ..loop import SpinningWorkflow
 from ..rings import waiters
 from ..run import Run
-from .held import Held
 from .record import NULL
+from .waits import Waits
 
 log = logging.getLogger("perdure.engine")
 
 
-class Resumes(Held):
+class Resumes(Waits):
     """Resuming and ending runs."""
 
     __slots__ = ()
@@ -58,6 +58,9 @@ class Resumes(Held):
 
     def _resume(self, run: Run, events: list[Event], item: Item | None, *, is_same_turn: bool = False) -> None:
         """A turn of a run: feed events in, then mailbox items for what it receives, until it waits or has ended."""
+        if run.row.paused:
+            self._hold(run, events, item, is_same_turn=is_same_turn)
+            return
         self._enter(run)
         entry = Entry(now_us=max(self.engine.now_us(), run.now), events=[])
         entry.detached = run.last_turn != self.serial - 1
@@ -130,7 +133,7 @@ class Resumes(Held):
                 self._settle(write, run, event)
         for operation in new:
             self._schedule(write, run, operation)
-        row = run.row._replace(in_flight=run.awaits_activity(), waiting=run.waiting_for())
+        row = run.row._replace(in_flight=self._in_flight(run), waiting=run.waiting_for())
         if run.adopted:
             row = row._replace(children=(*row.children, *run.adopted))
         self._set_row(write, row)
@@ -139,8 +142,8 @@ class Resumes(Held):
 
     def _settle(self, write: EntityWrite, run: Run, event: Event) -> None:
         operation = run.address(event.operation)
-        if self.attempts.pop(operation, None) is not None:
-            write.attempts_gone.append(operation)
+        if self.attempts:
+            self._forget_attempts(write, operation)
         if run.row.children:
             self._child_ended(write, run.row, operation)
 
@@ -188,8 +191,7 @@ class Resumes(Held):
                 case OperationKind.TIMER:
                     self._drop_reminder(write, address)
                 case OperationKind.ACTIVITY:
-                    if self.attempts.pop(address, None) is not None:
-                        write.attempts_gone.append(address)
+                    self._forget_attempts(write, address)
                     self._output(None, partial(self.engine.attempts.cancel, self.id, address))
                 case _:
                     pass
@@ -239,9 +241,17 @@ class Resumes(Held):
         self.push_front(Begin(fresh))
 
     def _close_run(self, write: EntityWrite, row: RunRow, status: RunStatus, outcome: bytes) -> None:
+        if row.paused:
+            self._release_held(write, row)
         children = row.children
         row = row._replace(
-            status=status, ended_us=self.engine.now_us(), outcome=outcome, in_flight=False, waiting="", children=()
+            status=status,
+            ended_us=self.engine.now_us(),
+            outcome=outcome,
+            in_flight=False,
+            waiting="",
+            paused="",
+            children=(),
         )
         run = self.runs.pop(row.workflow, None)
         self._set_row(write, row)
@@ -280,13 +290,13 @@ class Resumes(Held):
     def _changed(self, by: Run | None = None) -> None:
         """After a turn that may have changed the state: runs whose condition became true go next."""
         for run in self.runs.values():
-            if run is not by and run.true_conditions():
+            if run is not by and not run.row.paused and run.true_conditions():
                 self._note_true_conditions(run, are_true=True)
                 self.push_front(CheckConditions(run))
 
     def _note_true_conditions(self, run: Run, *, are_true: bool) -> None:
         """A run that can go on counts as in flight: if this host dies before it does, the next one wakes it."""
-        in_flight = are_true or run.awaits_activity()
+        in_flight = (are_true and not run.row.paused) or self._in_flight(run)
         if run.row.in_flight != in_flight:
             self._set_row(self._writing(), run.row._replace(in_flight=in_flight))
             self._output(None, None)
