@@ -12,6 +12,7 @@ from ..entities.definition import Registry
 from ..entities.entity import Entity
 from .access import Guard
 from .activities import activity_router
+from .archive import archive_routes
 from .connection import lifespan
 from .health import health_router
 from .problems import DOCS, error_page, install
@@ -49,6 +50,7 @@ def create_app(
     )
     install(app, show_errors=chosen.show_errors, every_error=True)
     app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
+    app.router.routes[:0] = archive_routes(registry, prefix=ENTITIES, settings=chosen)
     app.include_router(health_router())
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.include_router(activity_router(settings=chosen))

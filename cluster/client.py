@@ -6,6 +6,7 @@ from typing import Self
 
 from ..entities.ids import new_message_id
 from ..entities.messages import Envelope, Reply
+from ..entities.store.archive import Archive
 from .router import Router
 from .routes import Routes
 
@@ -37,10 +38,18 @@ class Connection(Client):
     """A client that joined a cluster by itself, and leaves it again."""
 
     def __init__(
-        self, router: Router, routes: Routes, *, on_close: Callable[[], Awaitable[None]], default_timeout_s: float
+        self,
+        router: Router,
+        routes: Routes,
+        *,
+        archive: Archive,
+        on_close: Callable[[], Awaitable[None]],
+        default_timeout_s: float,
     ) -> None:
         super().__init__(router, default_timeout_s=default_timeout_s)
         self.routes = routes
+        self.archive = archive
+        """The read side of the store; belongs to the event loop that connected."""
         self._on_close = on_close
 
     async def close(self) -> None:

@@ -5,11 +5,13 @@ called from anywhere, any number of times: they only change the targets, and see
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from ..entities.client import ambient, set_default
+from ..entities.definition import Registry
 from ..entities.errors import NotConnected, StartRefused, Unavailable
 from ..entities.store.rows import HostRow
 from .actors import ensure_supervisor, host_connector
@@ -26,6 +28,8 @@ from .stores import Store, StoreAddress
 from .supervisor import SupervisorSpec
 from .targets import DEFAULT_ENGINE, Targets
 from .tasks import end
+
+log = logging.getLogger("perdure.cluster")
 
 DEFAULT_NAMESPACE = "perdure"
 WAIT_POLL_S = 0.05
@@ -86,7 +90,9 @@ async def connect(
         if joined:
             leave()
 
-    connection = Connection(router, routes, on_close=on_close, default_timeout_s=default_timeout_s)
+    connection = Connection(
+        router, routes, archive=store.archive(), on_close=on_close, default_timeout_s=default_timeout_s
+    )
     if is_default:
         set_default(connection)
     return connection
@@ -133,6 +139,7 @@ async def up(
     join_ray(ray_address)
     store = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled).open()
     try:
+        await _make_indexes(store, targets.entities)
         await store.set_targets(targets.to_json())
         spec = SupervisorSpec(dsn=dsn, namespace=namespace, is_pooled=is_pooled)
         supervisor = await ensure_supervisor(spec)
@@ -180,6 +187,17 @@ async def down(
             kill(supervisor)
     finally:
         await store.close()
+
+
+async def _make_indexes(store: Store, entities: Iterable[str]) -> None:
+    """The indexes for searching that the classes ask for. Hosts run without them as well."""
+    try:
+        registry = Registry.load(entities)
+    except Exception as error:  # noqa: BLE001 - the code need not be importable here; hosts say what is wrong with it
+        log.warning("indexes for searching are left as they are: the classes cannot be imported here (%s)", error)
+        return
+    for definition in registry:
+        await store.archive().index(definition.name, definition.index, definition.version)
 
 
 async def _look(store: Store) -> tuple[RouteTable, list[HostRow]]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..entities.store.archive import Archive
 from ..entities.store.port import Directory, EntityStore
 from .postgres.sessions import SessionSettings
 from .postgres.steps import PostgresSteps
@@ -10,7 +11,11 @@ from .postgres.store import PostgresStore
 
 
 class Store(EntityStore, Directory, Protocol):
-    """Both halves of the store port, and its end."""
+    """Both halves of the store port, its read side, and its end."""
+
+    def archive(self) -> Archive:
+        """For people and tools."""
+        ...
 
     async def close(self) -> None:
         """Close the sessions."""

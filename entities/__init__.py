@@ -20,6 +20,7 @@ from .errors import (
     Conflict,
     DefinitionError,
     DurableAwaitInHandler,
+    EntityExists,
     EntityParked,
     HandlerFailed,
     HandlerTimeout,
@@ -31,6 +32,8 @@ from .errors import (
     InvalidStatement,
     InvalidTransaction,
     JournalTooLong,
+    NoSuchEntity,
+    NoSuchLetter,
     NoSuchOperation,
     NoSuchRun,
     NotConnected,
@@ -53,14 +56,20 @@ from .errors import (
     Unavailable,
     UnknownHandler,
     UnknownType,
+    VersionConflict,
+    VersionNotRetained,
     WorkflowCancelled,
     WorkflowFailed,
     WorkflowTerminated,
 )
 from .events import publish
+from .export import export_entity, import_entity
 from .heartbeat import heartbeat
+from .history import HistoryEvent, HistoryPage, What, history
 from .hosting import Dedicated
 from .ids import EntityId
+from .json_patch import Change
+from .maintenance import dead_letter, dead_letters, discard_dead_letter, edit, replay_dead_letter
 from .operate import RunOperations, WaitingOperation, complete_activity, fail_activity, heartbeat_activity
 from .rate import RateLimit
 from .retry import RetryPolicy
@@ -74,7 +83,9 @@ from .schedules import (
     ScheduleExists,
     schedule,
 )
+from .search import Found, Match, find
 from .staged import stage
+from .timetravel import diff, fork, state_at
 from .transactional import TransactionalStep, transactional
 from .transactions import Transaction, atomic, run_transaction, transaction
 
@@ -89,16 +100,21 @@ __all__ = [
     "Busy",
     "CallCycle",
     "CallTimeout",
+    "Change",
     "CompleteLater",
     "Conflict",
     "Dedicated",
     "DefinitionError",
     "DurableAwaitInHandler",
     "Entity",
+    "EntityExists",
     "EntityId",
     "EntityParked",
+    "Found",
     "HandlerFailed",
     "HandlerTimeout",
+    "HistoryEvent",
+    "HistoryPage",
     "HostKilled",
     "IdempotencyMismatch",
     "InvalidArguments",
@@ -108,6 +124,9 @@ __all__ = [
     "InvalidTransaction",
     "JournalTooLong",
     "Mailbox",
+    "Match",
+    "NoSuchEntity",
+    "NoSuchLetter",
     "NoSuchOperation",
     "NoSuchRun",
     "NoSuchSchedule",
@@ -144,7 +163,10 @@ __all__ = [
     "Unavailable",
     "UnknownHandler",
     "UnknownType",
+    "VersionConflict",
+    "VersionNotRetained",
     "WaitingOperation",
+    "What",
     "WorkflowCancelled",
     "WorkflowFailed",
     "WorkflowTerminated",
@@ -154,11 +176,21 @@ __all__ = [
     "cancel_reminder",
     "complete_activity",
     "condition",
+    "dead_letter",
+    "dead_letters",
     "deprecate_patch",
+    "diff",
+    "discard_dead_letter",
+    "edit",
+    "export_entity",
     "fail_activity",
+    "find",
+    "fork",
     "handler",
     "heartbeat",
     "heartbeat_activity",
+    "history",
+    "import_entity",
     "now",
     "patched",
     "publish",
@@ -166,10 +198,12 @@ __all__ = [
     "random",
     "remind",
     "reminder_info",
+    "replay_dead_letter",
     "run_transaction",
     "saga",
     "schedule",
     "stage",
+    "state_at",
     "transaction",
     "transactional",
     "upgrade",

@@ -74,6 +74,11 @@ class Target:
         """The entity's address."""
         return self._perdure_id
 
+    @property
+    def entity_class(self) -> Any:
+        """The class that the ref is of."""
+        return self._perdure_type
+
     def __repr__(self) -> str:
         return f"<ref {self._perdure_id}>"
 
@@ -264,6 +269,15 @@ async def _request(
         options=options.on_the_wire,
     )
     return check_reply(await deliver(caller, envelope, timeout_s=timeout_s), envelope)
+
+
+async def maintain(entity: EntityId, what: str, args: bytes, options: CallOptions, *, message_id: str) -> bytes:
+    """Ask the entity's owner for maintenance (engine.turns.maintenance); returns its answer as JSON."""
+    turn = current.get()
+    if turn is not None:
+        raise DurableAwaitInHandler(f"{turn.entity}: {what} of {entity} is an operator's action, not one of a turn")
+    reply = await _request(Target(None, entity), Kind.MAINTAIN, what, args, options, message_id=message_id)
+    return reply.body
 
 
 async def deliver(caller: Caller, envelope: Envelope, *, timeout_s: float) -> Reply:

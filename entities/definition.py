@@ -47,6 +47,8 @@ class EntityDefinition:
         self.name = cls.entity_type()
         self.version = cls.perdure_.version
         self.hosting = cls.perdure_.hosting
+        self.keep_states = cls.perdure_.keep_states
+        self.index = cls.perdure_.index
         self.handlers: dict[str, Handler[Any, Any]] = {}
         self.queries: dict[str, Query[Any, Any]] = {}
         self.workflows: dict[str, Workflow[Any, Any]] = {}

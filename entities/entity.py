@@ -1,6 +1,7 @@
 """`Entity`: the base class of user code. Fields are the durable state; decorated methods are its behaviour."""
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,7 +37,9 @@ class Entity(BaseModel):
 
     Class keywords: `hosting=Dedicated(...)` gives each active instance a Ray actor of its own; `name="..."` sets the
     stored type name (default: the class's name), so that a class can be renamed; `version=N` is the state's schema
-    version (see `@upgrade`). Definition mistakes raise DefinitionError at import, naming file, line and the fix.
+    version (see `@upgrade`); `keep_states=False` keeps no states of past versions (for time travel); `index=["status"]`
+    makes searching by these fields fast. Definition mistakes raise DefinitionError at import, naming file, line and the
+    fix.
     """
 
     model_config = ConfigDict(ignored_types=(Handler, Query, Workflow, Mailbox, Upgrade), extra="ignore")
@@ -49,20 +52,43 @@ class Entity(BaseModel):
     if TYPE_CHECKING:
         # Pydantic's metaclass passes class keywords on to __init_subclass__; type checkers need them declared.
         def __init_subclass__(
-            cls, *, hosting: Dedicated | None = None, name: str = "", version: int = 1, **kwargs: Any
+            cls,
+            *,
+            hosting: Dedicated | None = None,
+            name: str = "",
+            version: int = 1,
+            keep_states: bool = True,
+            index: Sequence[str] = (),
+            **kwargs: Any,
         ) -> None: ...
 
     else:
 
         def __init_subclass__(
-            cls, *, hosting: Dedicated | None = None, name: str = "", version: int = 1, **kwargs: Any
+            cls,
+            *,
+            hosting: Dedicated | None = None,
+            name: str = "",
+            version: int = 1,
+            keep_states: bool = True,
+            index: Sequence[str] = (),
+            **kwargs: Any,
         ) -> None:
             super().__init_subclass__(**kwargs)
-            cls.perdure_ = ClassOptions(name or cls.__name__, hosting, version)
+            cls.perdure_ = ClassOptions(
+                name or cls.__name__, hosting, version, keep_states=keep_states, index=tuple(index)
+            )
 
         @classmethod
         def __pydantic_init_subclass__(
-            cls, *, hosting: Dedicated | None = None, name: str = "", version: int = 1, **kwargs: Any
+            cls,
+            *,
+            hosting: Dedicated | None = None,
+            name: str = "",
+            version: int = 1,
+            keep_states: bool = True,
+            index: Sequence[str] = (),
+            **kwargs: Any,
         ) -> None:
             super().__pydantic_init_subclass__(**kwargs)
             check_class(cls)
@@ -96,12 +122,22 @@ class Entity(BaseModel):
 class ClassOptions:
     """Class keywords of an entity class."""
 
-    __slots__ = ("hosting", "name", "version")
+    __slots__ = ("hosting", "index", "keep_states", "name", "version")
 
-    def __init__(self, name: str, hosting: Dedicated | None, version: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        hosting: Dedicated | None,
+        version: int,
+        *,
+        keep_states: bool = True,
+        index: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
         self.hosting = hosting
         self.version = version
+        self.keep_states = keep_states
+        self.index = index
 
 
 def check_class(cls: type[Entity]) -> None:
@@ -112,6 +148,7 @@ def check_class(cls: type[Entity]) -> None:
         raise DefinitionError(f"{place}: the type name {name!r} is not an identifier")
     if cls.perdure_.version < 1:
         raise DefinitionError(f"{place}: version={cls.perdure_.version}; schema versions count from 1")
+    _check_index(cls, place)
     if cls.__private_attributes__:
         hidden = ", ".join(cls.__private_attributes__)
         raise DefinitionError(
@@ -141,6 +178,12 @@ def _check_inherited(cls: type[Entity], place: str) -> None:
                         f"{place}: `{member_name}` is a @{member.word} in {base.__name__} but "
                         f"{'a @' + own.word if isinstance(own, Method) else 'something else'} here; decorate it alike"
                     )
+
+
+def _check_index(cls: type[Entity], place: str) -> None:
+    for name in cls.perdure_.index:
+        if name not in cls.model_fields or name == "key":
+            raise DefinitionError(f"{place}: index={list(cls.perdure_.index)}: there is no field `{name}`")
 
 
 def _place(cls: type) -> str:

@@ -177,6 +177,24 @@ class NoSuchOperation(Rejected):
     code = "no_such_operation"
 
 
+class NoSuchEntity(Rejected):
+    """Nothing has been committed for this address yet."""
+
+    code = "no_such_entity"
+
+
+class NoSuchLetter(Rejected):
+    """There is no such dead letter (any more): it was replayed or discarded, or never was one."""
+
+    code = "no_such_letter"
+
+
+class VersionNotRetained(Rejected):
+    """The state of this version is not kept: too old, too large, or kept off by the class."""
+
+    code = "version_not_retained"
+
+
 class CallCycle(Rejected):
     """The call would wait for itself. The message names the chain."""
 
@@ -226,6 +244,18 @@ class AlreadyCommitted(Conflict):
     """The transaction of this idempotency key was committed before: there is nothing left to do."""
 
     code = "already_committed"
+
+
+class VersionConflict(Conflict):
+    """The entity is at another version than the one that was expected. Nothing was changed; look again."""
+
+    code = "version_conflict"
+
+
+class EntityExists(Conflict):
+    """The address that was to be created is in use."""
+
+    code = "entity_exists"
 
 
 class RunEnded(Conflict):

@@ -36,6 +36,8 @@ class Kind(StrEnum):
     """What a person, or the outside world, does to a run or to one of its operations (see `operate.Act`)."""
     OPERATIONS = "operations"
     """Read what a workflow run waits for; not a turn."""
+    MAINTAIN = "maintain"
+    """What an operator does to an entity's data; `name` says what: see engine.turns.maintenance."""
     REPLY = "reply"
     """Answer to a call that a workflow of this entity made; `name` is the address of the operation."""
     TRANSACTION = "transaction"

@@ -63,6 +63,9 @@ class Rows:
             self.add_attempts((write.shard, write.entity, row) for row in write.attempts_set)
         for letter in write.dead_letters:
             rows[sql.DEAD_LETTERS].append((*key, *to_columns(letter.envelope), letter.attempts, letter.error))
+        if write.letters_replayed or write.letters_discarded:
+            rows[sql.LETTERS_REPLAYED] += [key + letter for letter in write.letters_replayed]
+            rows[sql.LETTERS_DISCARDED] += [(*key, message_id) for message_id in write.letters_discarded]
 
     def _add_reminders(self, key: Row, write: EntityWrite) -> None:
         rows = self.by_statement

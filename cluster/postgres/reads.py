@@ -136,13 +136,13 @@ class Reader:
         states = {(row[0], row[1]): row[2:] for row in answers[0]}
         runs, journal, items, attempts, inbox = (_by_entity(rows) for rows in answers[1:])
         return [
-            _loaded(
+            loaded_of(
                 EntityId(*entity),
                 states.get(entity),
-                runs=list(map(_run_row, runs[entity])),
+                runs=list(map(run_row, runs[entity])),
                 journal=[JournalRow(*row) for row in journal[entity]],
                 items=[MailboxItem(*row) for row in items[entity]],
-                attempts=list(map(_attempt_row, attempts[entity])),
+                attempts=list(map(attempt_row, attempts[entity])),
                 inbox=[from_columns(*entity, row) for row in inbox[entity]],
             )
             for entity in entities
@@ -194,7 +194,7 @@ class Reader:
     async def run(self, session: Session, entity: EntityId, workflow: str) -> RunRow | None:
         shard = shard_of(*entity, self.shard_count)
         (rows,) = await session.transact([(self._sql(_RUN_OF), (shard, *entity, workflow))])
-        return _run_row(rows[0]) if rows else None
+        return run_row(rows[0]) if rows else None
 
     async def journal(self, session: Session, entity: EntityId, workflow: str, run_id: str) -> list[JournalRow]:
         shard = shard_of(*entity, self.shard_count)
@@ -220,19 +220,22 @@ def _by_entity(rows: Rows) -> defaultdict[tuple[str, str], list[tuple[Any, ...]]
     return grouped
 
 
-def _loaded(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loaded:
+def loaded_of(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loaded:
+    """An entity from (version, state, schema version, clock), or None for one without a turn."""
     if state is None:
         return Loaded(entity=entity, **rest)
     version, snapshot, schema_version, clock = state
     return Loaded(entity=entity, version=version, state=snapshot, schema_version=schema_version, clock=clock, **rest)
 
 
-def _attempt_row(row: tuple[Any, ...]) -> AttemptRow:
+def attempt_row(row: tuple[Any, ...]) -> AttemptRow:
+    """A note on an attempt from its columns."""
     plain = AttemptRow(*row)
     return plain._replace(status=AttemptStatus(plain.status))
 
 
-def _run_row(row: tuple[Any, ...]) -> RunRow:
+def run_row(row: tuple[Any, ...]) -> RunRow:
+    """A run from its columns."""
     workflow, run_id, status, args, fingerprint, started_us, ended_us, *rest = row
     outcome, in_flight, waiting, paused, reply_to, chain, parent, children = rest
     return RunRow(

@@ -122,6 +122,8 @@ history = Table(
     _required("ok", Boolean()),
     _required("outcome", _JSON),
     _required("recorded_at", _INSTANT),
+    # What the turn left: an object; `true` = what it found; NULL = not kept. Added last, as in the database.
+    Column("state", _JSON),
     # The guard of exactly-once: a message cannot have two outcomes. It also finds an entity's history (by prefix),
     # so there is no second index to pay for in every turn.
     PrimaryKeyConstraint("shard", "type", "key", "message_id", name="pk_history"),
@@ -200,6 +202,7 @@ journal = Table(
     _required("version", BigInteger()),
     _required("entry", _JSON),
     _required("recorded_at", _INSTANT),
+    Column("state", _JSON),  # as in history
     PrimaryKeyConstraint("shard", "type", "key", "workflow", "run_id", "number", name="pk_journal"),
     Index("ix_journal_expiry", "recorded_at", postgresql_using="brin"),  # for the janitor, as for history
 )

@@ -127,8 +127,13 @@ ENTITIES_NEW = ArrayStatement(
 )
 HISTORY = ArrayStatement(
     f"{_ADDRESS}, message_id text, version int8, kind text, name text, sender text, fingerprint bytea, args jsonb,"
-    " ok bool, outcome jsonb",
-    _insert("history", more=", recorded_at", select="u.*, statement_timestamp()"),
+    " ok bool, outcome jsonb, state jsonb",
+    _insert(
+        "history",
+        more=", recorded_at",
+        select="u.shard, u.type, u.key, u.message_id, u.version, u.kind, u.name, u.sender, u.fingerprint, u.args, u.ok,"
+        " u.outcome, nullif(u.state, 'null'), statement_timestamp()",
+    ),
 )
 INBOX = ArrayStatement(
     f"{_ADDRESS}, position int8, message_id text, {_MESSAGE}",
@@ -158,8 +163,13 @@ RUNS = ArrayStatement(
     ),
 )
 JOURNAL = ArrayStatement(
-    f"{_ADDRESS}, workflow text, run_id text, number int4, version int8, entry jsonb",
-    _insert("journal", more=", recorded_at", select="u.*, statement_timestamp()"),
+    f"{_ADDRESS}, workflow text, run_id text, number int4, version int8, entry jsonb, state jsonb",
+    _insert(
+        "journal",
+        more=", recorded_at",
+        select="u.shard, u.type, u.key, u.workflow, u.run_id, u.number, u.version, u.entry, nullif(u.state, 'null'),"
+        " statement_timestamp()",
+    ),
 )
 ITEMS = ArrayStatement(
     f"{_ADDRESS}, mailbox text, position int8, message_id text, item jsonb", _insert("mailbox_items")
@@ -182,8 +192,19 @@ DEAD_LETTERS = ArrayStatement(
     ),
 )
 
+LETTERS_REPLAYED = ArrayStatement(
+    f"{_ADDRESS}, message_id text, new_id text, position int8",
+    "with gone as (" + _delete("dead_letters", "message_id") + " returning t.*, u.new_id, u.position as new_position)"
+    " insert into {s}.inbox (shard, type, key, position, message_id, kind, name, args, sender, reply_to, extra)"
+    " select shard, type, key, new_position, new_id, kind, name, args, sender, reply_to, extra from gone"
+    " on conflict do nothing",
+)
+"""One statement takes the letter and sends it again: it cannot do one without the other."""
+LETTERS_DISCARDED = ArrayStatement(f"{_ADDRESS}, message_id text", _delete("dead_letters", "message_id"))
+
 ORDER = (
     CONSUMED, REMINDERS_GONE, REMINDERS_CANCELLED, ITEMS_TAKEN, ATTEMPTS_GONE,
+    LETTERS_DISCARDED, LETTERS_REPLAYED,
     ENTITIES_CHANGED, ENTITIES_NEW, HISTORY, INBOX, REMINDERS, RUNS, JOURNAL, ITEMS, ATTEMPTS, DEAD_LETTERS,
 )  # fmt: skip
 """Deletions before writes, so that one commit can take a name away and give it again."""

@@ -24,6 +24,7 @@ from ...entities.store.rows import (
     ShardOwner,
     Suspicion,
 )
+from .archive import PostgresArchive
 from .commit import Committer
 from .directory import DirectoryTables
 from .exchange import Refused, Session, Statement
@@ -158,6 +159,10 @@ class PostgresStore:
     async def clock_us(self) -> int:
         (((time_us,),),) = await self._read(lambda session: session.transact([(CLOCK, ())]))
         return int(time_us)
+
+    def archive(self) -> PostgresArchive:
+        """The read side, for people and tools; on the sessions for reading."""
+        return PostgresArchive(self._read, self._reader, schema=self._schema)
 
     # --- Directory ----------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ from .journal import Event, EventKind
 from .quarantine import LOSSES_MIN
 from .subjects import occurrence_id
 from .turns.holding import EntityHold, HoldDelivery
-from .turns.operate import Operate
+from .turns.maintenance import Maintenance
 from .turns.record import NULL
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("perdure.engine")
 
 
-class Activation(Operate):
+class Activation(Maintenance):
     """The in-memory life of one entity on this host. Owned by the host's loop; nothing here is thread-safe."""
 
     __slots__ = ()
@@ -135,8 +135,8 @@ class Activation(Operate):
                     if mailbox is None:
                         raise definition.unknown(envelope.name)
                     mailbox.load(envelope.args)
-                case Kind.REPLY | Kind.TRANSACTION:
-                    pass
+                case Kind.MAINTAIN | Kind.REPLY | Kind.TRANSACTION:
+                    self.check_maintenance(envelope)
         except PerdureError as error:
             return error
         return None
@@ -233,9 +233,17 @@ class Activation(Operate):
                 self._signal(delivery)
             case Kind.CANCEL | Kind.TERMINATE | Kind.OPERATE | Kind.OPERATIONS:
                 self._about_run(delivery)
+            case _:
+                self._process_inner(delivery)
+
+    def _process_inner(self, delivery: Delivery) -> None:
+        """What no member of a class is called by."""
+        match delivery.envelope.kind:
+            case Kind.MAINTAIN:
+                self._maintain(delivery)
             case Kind.REPLY:
                 self._reply(delivery)
-            case Kind.TRANSACTION:
+            case _:
                 assert isinstance(delivery, HoldDelivery), "other steps do not wait in mailboxes"
                 self._begin_hold(delivery)
 

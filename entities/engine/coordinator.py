@@ -19,7 +19,7 @@ from ..errors import (
 from ..ids import EntityId, SendClock, new_message_id
 from ..messages import Envelope, Kind, Reply, Status, encode_json
 from ..store.port import HostFenced, NotStorable, StoreUnavailable, WriteConflict
-from ..store.rows import Batch, EntityWrite, HistoryRow, ReminderKind, ReminderRow
+from ..store.rows import STATE_NOT_KEPT, Batch, EntityWrite, HistoryRow, ReminderKind, ReminderRow
 from ..transaction_messages import Commit, Part, Recorded, Step, decode, encode
 from .children import reply_address
 from .deliveries import Respond
@@ -135,7 +135,9 @@ class Coordinator:
         batch = Batch(incarnation=engine.incarnation, epochs={}, writes=[])
         args = encode_json({"entities": [str(part.entity) for part in commit.parts]})
         for part in commit.parts:
-            engine.registry.get(part.entity.type).check_loads(part.entity.key, part.state)
+            definition = engine.registry.get(part.entity.type)
+            definition.check_loads(part.entity.key, part.state)
+            is_kept = definition.keep_states and len(part.state) <= engine.settings.keep_state_bytes
             write = self._write(part)
             write.history.append(
                 HistoryRow(
@@ -148,6 +150,7 @@ class Coordinator:
                     args,
                     ok=True,
                     outcome=commit.result,
+                    state=part.state if is_kept else STATE_NOT_KEPT,
                 )
             )
             batch.writes.append(write)

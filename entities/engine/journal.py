@@ -78,6 +78,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     """State as of this resume: of the first one, and where it differs from what the run saw last."""
     schema: int = 1
     """Schema version of `state`."""
+    inputs: dict[str, msgspec.Raw] = {}
+    """Arguments of the activities and calls asked for, by number: for people; replay does not look at them."""
 
 
 class ReplayMismatch(Exception):

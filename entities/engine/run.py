@@ -486,5 +486,14 @@ class Run:
         raise ContinueAsNew(args)
 
 
+def inputs_of(operations: Iterable[Operation], *, bytes_max: int) -> dict[str, msgspec.Raw]:
+    """Arguments of activities and calls, by operation number, those of at most so many bytes."""
+    return {
+        str(op.number): msgspec.Raw(op.detail.args)
+        for op in operations
+        if isinstance(op.detail, ActivityDetail | CallDetail) and len(op.detail.args) <= bytes_max
+    }
+
+
 def _names(events: Iterable[Event]) -> str:
     return ", ".join(f"{event.kind} #{event.operation}" if event.operation >= 0 else event.kind for event in events)

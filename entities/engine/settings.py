@@ -44,5 +44,11 @@ class EngineSettings:
     history_retention_s: float = 24 * 3600.0
     """How long outcomes are kept: the horizon of de-duplication."""
     prune_every_s: float = 60.0
+    keep_state_bytes: int = 8_192
+    """History keeps the state that a turn left if it is no larger than this; larger ones only now and then."""
+    keep_large_state_every_s: float = 60.0
+    """How often a larger state of one entity is kept."""
+    keep_input_bytes: int = 4_096
+    """Journals note the arguments of activities and calls up to this size each, for people to look at."""
     evict_after_every_turn: bool = False
     """Hostile configuration for tests: nothing stays in memory longer than its commit."""

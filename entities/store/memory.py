@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
+import msgspec
+
 from ..ids import EntityId
 from ..messages import Envelope
 from ..shard import shard_of
+from .memory_archive import MemoryArchive
 from .memory_directory import MemoryDirectory
 from .port import HostFenced, StagedRefused, WriteConflict
 from .rows import (
@@ -33,7 +36,7 @@ from .rows import (
 
 
 @dataclass(slots=True)
-class _Entity:
+class StoredEntity:
     """Everything stored about one entity."""
 
     version: int = 0
@@ -49,9 +52,10 @@ class _Entity:
     """By (workflow, run, number), with the time it was recorded."""
     items: dict[tuple[str, int], MailboxItem] = field(default_factory=dict)
     attempts: dict[str, AttemptRow] = field(default_factory=dict)
+    updated_us: int = 0
 
 
-_NOTHING = _Entity()
+_NOTHING = StoredEntity()
 
 
 def wall_clock_us() -> int:
@@ -64,19 +68,20 @@ class MemoryStore(MemoryDirectory):
 
     def __init__(self, *, shards: int = 16, now_us: Callable[[], int] = wall_clock_us) -> None:
         super().__init__(shards=shards, now_us=now_us)
-        self._entities: dict[EntityId, _Entity] = {}
+        self._entities: dict[EntityId, StoredEntity] = {}
         self.parked: dict[EntityId, str] = {}
         """Entities whose stored state cannot be loaded, with the reason."""
         self.execute: Callable[[Staged], None] | None = None
         """Stands for the database that staged SQL would be executed in; raises to refuse a statement."""
-        self._dead_letters: dict[tuple[EntityId, str], DeadLetter] = {}
+        self._dead_letters: dict[tuple[EntityId, str], tuple[int, DeadLetter]] = {}
+        """With the time of death."""
         self._suspicions: dict[tuple[EntityId, str], tuple[int, Suspicion]] = {}
         """With the time of the last change."""
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
         """Messages given up, oldest first; one that dies again is there once."""
-        return list(self._dead_letters.values())
+        return [letter for _, letter in self._dead_letters.values()]
 
     # --- The group commit ---------------------------------------------------------------------------------------------
 
@@ -176,10 +181,17 @@ class MemoryStore(MemoryDirectory):
             del stored.items[taken]
         for operation in write.attempts_gone:
             stored.attempts.pop(operation, None)
+        for message_id in write.letters_discarded:
+            self._dead_letters.pop((write.entity, message_id), None)
+        for message_id, new_id, position in write.letters_replayed:
+            letter = self._dead_letters.pop((write.entity, message_id), None)
+            if letter is not None:
+                again = msgspec.structs.replace(letter[1].envelope, id=new_id, position=position)
+                stored.inbox.setdefault((position, new_id), again)
 
     def _insert(self, write: EntityWrite, now: int) -> None:
         stored = self._entity(write.entity)
-        stored.version, stored.state = write.version, write.state
+        stored.version, stored.state, stored.updated_us = write.version, write.state, now
         stored.schema_version, stored.clock = write.schema_version, write.clock
         stored.history.update((row.message_id, (now, row)) for row in write.history)
         stored.reminders.update((row.name, row) for row in write.reminders_set)
@@ -187,7 +199,7 @@ class MemoryStore(MemoryDirectory):
         stored.journal.update(((row.workflow, row.run_id, row.number), (now, row)) for row in write.journal)
         stored.items.update(((item.mailbox, item.position), item) for item in write.items_put)
         stored.attempts.update((row.operation, row) for row in write.attempts_set)
-        self._dead_letters.update(((write.entity, letter.envelope.id), letter) for letter in write.dead_letters)
+        self._dead_letters.update(((write.entity, letter.envelope.id), (now, letter)) for letter in write.dead_letters)
         self._deliver(write.waiting)
         self._deliver(write.outbox)
 
@@ -195,8 +207,8 @@ class MemoryStore(MemoryDirectory):
         for envelope in envelopes:
             self._entity(envelope.entity).inbox.setdefault((envelope.position, envelope.id), envelope)
 
-    def _entity(self, entity: EntityId) -> _Entity:
-        return self._entities.setdefault(EntityId(*entity), _Entity())
+    def _entity(self, entity: EntityId) -> StoredEntity:
+        return self._entities.setdefault(EntityId(*entity), StoredEntity())
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -269,7 +281,7 @@ class MemoryStore(MemoryDirectory):
         ]
         return live[:limit]
 
-    def _of_shards(self, shards: Collection[int]) -> list[tuple[EntityId, _Entity]]:
+    def _of_shards(self, shards: Collection[int]) -> list[tuple[EntityId, StoredEntity]]:
         """Entities of these shards, ordered by address."""
         wanted, count = frozenset(shards), len(self._owners)
         return [
@@ -282,6 +294,18 @@ class MemoryStore(MemoryDirectory):
     async def journal(self, entity: EntityId, workflow: str, run_id: str) -> list[JournalRow]:
         stored = self._entities.get(entity, _NOTHING)
         return [row for key, (_, row) in sorted(stored.journal.items()) if key[:2] == (workflow, run_id)]
+
+    def archive(self) -> MemoryArchive:
+        """The read side, for people."""
+        return MemoryArchive(self._entities, self._dead_letters, len(self._owners))
+
+    def restore(self, entity: EntityId, stored: StoredEntity, letters: Sequence[tuple[int, DeadLetter]] = ()) -> bool:
+        """Put an entity as it is (an imported one) under an address that is not in use; False if it is."""
+        if entity in self._entities:
+            return False
+        self._entities[entity] = stored
+        self._dead_letters.update(((entity, letter.envelope.id), (died_us, letter)) for died_us, letter in letters)
+        return True
 
     # --- For people and janitors --------------------------------------------------------------------------------------
 
@@ -338,7 +362,7 @@ def _first(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]
     return [envelope for _, envelope in islice(sorted(inbox.items()), limit)]
 
 
-def _prune_runs(stored: _Entity, before: int) -> None:
+def _prune_runs(stored: StoredEntity, before: int) -> None:
     """Remove runs that ended before then, and journals of runs that are gone or replaced and as old."""
     for workflow, run in list(stored.runs.items()):
         if run.status.is_terminal and run.ended_us < before:

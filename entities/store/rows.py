@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 from ..ids import EntityId
 from ..messages import Envelope
 
+STATE_NOT_KEPT = b"null"
+"""In place of a retained state: this row does not say what the turn left (kept off, too large, an older release)."""
+STATE_UNCHANGED = b"true"
+"""In place of a retained state: the turn left what it found."""
+
 
 class HistoryRow(NamedTuple):
     """Outcome of one message, written by the turn that consumed it; unique per (entity, message_id)."""
@@ -27,6 +32,8 @@ class HistoryRow(NamedTuple):
     ok: bool
     outcome: bytes
     """JSON result, or JSON ErrorBody if not ok."""
+    state: bytes = STATE_NOT_KEPT
+    """The state that the turn left, or one of the two marks above."""
 
 
 class ReminderKind(StrEnum):
@@ -142,6 +149,8 @@ class JournalRow(NamedTuple):
     version: int
     entry: bytes
     """JSON (engine.journal.Entry)."""
+    state: bytes = STATE_NOT_KEPT
+    """The state that the resume left, or a mark, as in HistoryRow."""
 
 
 class MailboxItem(NamedTuple):
@@ -258,6 +267,10 @@ class EntityWrite:
     dead_letters: list[DeadLetter]
     staged: tuple[Staged, ...]
     """Only in a write of one turn."""
+    letters_replayed: list[tuple[str, str, int]]
+    """(message id, new id, position): a dead letter that is there goes into the inbox under the new id."""
+    letters_discarded: list[str]
+    """Message ids of dead letters to delete, whether they are there or not."""
 
     def __init__(
         self,
@@ -294,6 +307,8 @@ class EntityWrite:
         self.attempts_gone = []
         self.dead_letters = []
         self.staged = ()
+        self.letters_replayed = []
+        self.letters_discarded = []
         for name, value in rows.items():
             setattr(self, name, value)
 
@@ -312,7 +327,7 @@ class EntityWrite:
             touched = {*later.attempts_gone, *(row.operation for row in later.attempts_set)}
             self.attempts_set = [row for row in self.attempts_set if row.operation not in touched] + later.attempts_set
         for name in ("history", "consumed", "waiting", "outbox", "reminders_gone", "reminders_cancelled", "journal",
-                     "attempts_gone", "dead_letters"):  # fmt: skip
+                     "attempts_gone", "dead_letters", "letters_replayed", "letters_discarded"):  # fmt: skip
             getattr(self, name).extend(getattr(later, name))
 
 

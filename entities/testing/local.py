@@ -27,6 +27,7 @@ from ..errors import CallTimeout, Unavailable
 from ..ids import EntityId, new_message_id
 from ..messages import Envelope, Reply, Status
 from ..shard import shard_of
+from ..store.archive import Archive
 from ..store.memory import MemoryStore
 from ..store.port import Directory, EntityStore
 from ..store.rows import HostRow
@@ -34,7 +35,11 @@ from ..transactional import StepTransactions
 
 
 class Store(EntityStore, Directory, Protocol):
-    """Both halves of the store port."""
+    """Both halves of the store port, and its read side."""
+
+    def archive(self) -> Archive:
+        """For people and tools."""
+        ...
 
 
 class LocalCluster:
@@ -207,6 +212,11 @@ class LocalCluster:
             return None
         finally:
             waiting.discard(answer)
+
+    @property
+    def archive(self) -> Archive:
+        """The read side of the store."""
+        return self.store.archive()
 
     async def drained(self) -> None:
         """Wait until every host has committed everything it has."""

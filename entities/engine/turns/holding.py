@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...errors import TransactionTimeout
 from ...ids import fingerprint, new_message_id
 from ...messages import Envelope, Kind, Status, encode_json
-from ...store.rows import HistoryRow
+from ...store.rows import STATE_UNCHANGED, HistoryRow
 from ...transaction_messages import Held, Hold, decode, encode
 from ..deliveries import Delivery, Respond, refused
 from .requests import Requests
@@ -131,6 +131,7 @@ class Holding(Requests):
                 args=b"{}",
                 ok=False,
                 outcome=encode_json(problem.body()),
+                state=STATE_UNCHANGED if self.snapshot is self.kept else self._state_to_keep(),
             )
         )
         self._output(None, self.end_hold)

@@ -24,6 +24,8 @@ from ...ids import EntityId, SendClock, new_message_id
 from ...messages import Envelope, Kind, Outcome, Status, encode_json
 from ...store.port import NotStorable, StagedRefused
 from ...store.rows import (
+    STATE_NOT_KEPT,
+    STATE_UNCHANGED,
     AttemptRow,
     EntityWrite,
     HistoryRow,
@@ -81,6 +83,8 @@ class Record:
         "is_waiting",
         "items",
         "just_consumed",
+        "kept",
+        "kept_large_at",
         "last_executor",
         "last_used",
         "mail_wanted",
@@ -108,6 +112,8 @@ class Record:
         # Canonical bytes: jsonb has its own order and spacing, and comparisons below are by bytes.
         self.snapshot = definition.dump(self.entity) if loaded.version else definition.default_state
         self.durable_state = self.snapshot
+        self.kept: bytes | None = self.snapshot if loaded.version else None
+        self.kept_large_at = float("-inf")
         self.version = self.durable = loaded.version
         self.clock = SendClock(loaded.clock)
         self.mailbox: deque[Item] = deque()
@@ -246,6 +252,7 @@ class Record:
                 envelope.args,
                 ok,
                 body,
+                STATE_UNCHANGED if self.snapshot is self.kept else self._state_to_keep(),
             )
         )
         delivery.is_done = True
@@ -258,6 +265,22 @@ class Record:
         version = self.version
         self._output(delivery, lambda: delivery.reply(status, body, version))
         return write
+
+    def _state_to_keep(self) -> bytes:
+        """What the row of a turn says of the state that it left, for time travel. Large ones are kept rarely."""
+        if not self.definition.keep_states:
+            return STATE_NOT_KEPT
+        snapshot, before = self.snapshot, self.kept
+        self.kept = snapshot
+        if snapshot == before:
+            return STATE_UNCHANGED
+        settings = self.engine.settings
+        if len(snapshot) > settings.keep_state_bytes:
+            now = self.engine.monotonic()
+            if now - self.kept_large_at < settings.keep_large_state_every_s:
+                return STATE_NOT_KEPT
+            self.kept_large_at = now
+        return snapshot
 
     def discard(self, delivery: Delivery) -> None:
         """An inbox row (if it is still there) whose message has an outcome already: delete it. That is no turn."""

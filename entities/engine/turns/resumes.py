@@ -17,6 +17,7 @@ from ...errors import (
 )
 from ...messages import Envelope, Kind, OperationAddress, Status, encode_json
 from ...store.rows import (
+    STATE_UNCHANGED,
     Child,
     EntityWrite,
     JournalRow,
@@ -39,7 +40,7 @@ from ..journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, en
 from ..limits import check_journal, journal_note, next_run_id
 from ..loop import SpinningWorkflow
 from ..rings import waiters
-from ..run import Run
+from ..run import Run, inputs_of
 from .record import NULL
 from .waits import Waits
 
@@ -118,8 +119,11 @@ class Resumes(Waits):
     def _record_resume(self, write: EntityWrite, run: Run, entry: Entry) -> None:
         settings = self.engine.settings
         entry.operations = run.asked
+        if run.new:
+            entry.inputs = inputs_of(run.new, bytes_max=settings.keep_input_bytes)
         encoded = encode_entry(entry)
-        write.journal.append(JournalRow(run.row.workflow, run.row.run_id, run.entries, self.version, encoded))
+        left = STATE_UNCHANGED if self.snapshot is self.kept else self._state_to_keep()
+        write.journal.append(JournalRow(run.row.workflow, run.row.run_id, run.entries, self.version, encoded, left))
         run.entries += 1
         run.journal_bytes += len(encoded)
         run.last_turn = self.serial

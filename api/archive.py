@@ -1,0 +1,230 @@
+"""Looking at entities and mending them over HTTP: search, history, past states, forks, edits, exports, dead letters.
+
+Reading is answered from the database and works while no host runs. Paths below an entity are behind `-`, which no
+member of a class can be called.
+"""
+
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from starlette.routing import BaseRoute
+
+from ..entities.archive import definition_of
+from ..entities.definition import EntityDefinition, Registry
+from ..entities.errors import InvalidArguments, PerdureError
+from ..entities.export import export_entity
+from ..entities.history import history
+from ..entities.ids import EntityId, check_key
+from ..entities.maintenance import dead_letters, discard_dead_letter, edit, replay_dead_letter
+from ..entities.search import conditions_of, find
+from ..entities.timetravel import diff, fork, state_json
+from .operations import find_type
+from .problems import Refused, problem
+from .requests import read_flag, read_json
+from .routes import EntityRoute, path_key
+from .settings import Settings
+
+_HEADERS = {"Cache-Control": "no-store"}
+_RESERVED = ("limit", "after")
+
+Work = Callable[[Request], Awaitable[Any]]
+
+
+class EditBody(msgspec.Struct, forbid_unknown_fields=True):
+    """New values of fields."""
+
+    fields: dict[str, msgspec.Raw]
+    expected_version: int
+    reason: str = ""
+    operator: str = ""
+
+
+class ForkBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Which version becomes which entity."""
+
+    new_key: str
+    version: int | None = None
+    reason: str = ""
+    operator: str = ""
+
+
+class LetterBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Which dead letter."""
+
+    message_id: str
+    reason: str = ""
+    operator: str = ""
+
+
+Body = TypeVar("Body", EditBody, ForkBody, LetterBody)
+
+
+def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> list[BaseRoute]:
+    """Routes for every class of `registry`; to stand before the generic ones of entities."""
+    router = APIRouter(route_class=EntityRoute, redirect_slashes=False)
+    views = _Views(registry, settings)
+    below = prefix + "/{type}/{key:entity_key}/-/"
+    for path, method, work, summary in (
+        (prefix + "/{type}", "GET", views.find, "Entities by fields of their state"),
+        (below + "history", "GET", views.history, "What happened to an entity"),
+        (below + "state", "GET", views.state, "The state at a version"),
+        (below + "diff", "GET", views.diff, "What changed between two versions"),
+        (below + "export", "GET", views.export, "Everything that is retained of an entity"),
+        (below + "fork", "POST", views.fork, "A new entity from a version"),
+        (below + "edit", "POST", views.edit, "New values for fields of the state"),
+        (below + "replay", "POST", views.replay, "Send a dead letter again"),
+        (below + "discard", "POST", views.discard, "Delete a dead letter"),
+        ("/dead-letters", "GET", views.letters, "Messages that were given up"),
+    ):
+        router.add_api_route(path, _answering(work), methods=[method], summary=summary, tags=["operations"])
+    return list(router.routes)
+
+
+def _answering(work: Work) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            body = await work(request)
+        except (PerdureError, Refused) as error:
+            return problem(error, request)
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return Response(data, headers=_HEADERS, media_type="application/json")
+
+    answer.__name__ = f"archive_{getattr(work, '__name__', '')}"
+    return answer
+
+
+class _Views:
+    """One method per route."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._settings = settings
+
+    def _entity(self, request: Request) -> tuple[EntityDefinition, EntityId]:
+        definition = find_type(self._registry, request.path_params["type"])
+        return definition, EntityId(definition.name, check_key(definition.name, path_key(request)))
+
+    async def find(self, request: Request) -> Any:
+        definition = find_type(self._registry, request.path_params["type"])
+        given = [pair for pair in request.query_params.multi_items() if pair[0] not in _RESERVED]
+        found = await find(
+            definition.cls,
+            conditions_of(definition, given),
+            limit=_number(request, "limit", 50),
+            after=request.query_params.get("after"),
+        )
+        own = definition_of(definition.cls)
+        return {
+            "type": definition.name,
+            "matches": [
+                {
+                    "key": match.key,
+                    "version": match.version,
+                    "updated_at": match.updated_at,
+                    "state": msgspec.Raw(own.dump(match.state)),
+                }
+                for match in found.matches
+            ],
+            "next": found.next,
+            "examined": found.examined,
+            "indexed": found.is_indexed,
+            "unreadable": found.unreadable,
+        }
+
+    async def history(self, request: Request) -> Any:
+        _, entity = self._entity(request)
+        return await history(
+            entity,
+            after=_number(request, "after", 0),
+            limit=_number(request, "limit", 100),
+            kinds=request.query_params.getlist("kind"),
+            newest_first=read_flag(request, "newest_first"),
+        )
+
+    async def state(self, request: Request) -> Any:
+        _, entity = self._entity(request)
+        version = _number(request, "version", -1)
+        return await state_json(entity, None if version < 0 else version)
+
+    async def diff(self, request: Request) -> Any:
+        _, entity = self._entity(request)
+        return {"changes": await diff(entity, _number(request, "from"), _number(request, "to"))}
+
+    async def export(self, request: Request) -> Any:
+        _, entity = self._entity(request)
+        return await export_entity(entity)
+
+    async def fork(self, request: Request) -> Any:
+        definition, entity = self._entity(request)
+        body = await self._body(request, ForkBody)
+        origin = definition.cls.ref(entity.key)
+        await fork(origin, body.version, body.new_key, reason=body.reason, operator=body.operator)
+        return {"type": definition.name, "key": body.new_key}
+
+    async def edit(self, request: Request) -> Any:
+        _, entity = self._entity(request)
+        body = await self._body(request, EditBody)
+        version = await edit(
+            entity,
+            {name: msgspec.json.decode(value) for name, value in body.fields.items()},
+            expected_version=body.expected_version,
+            reason=body.reason,
+            operator=body.operator,
+            idempotency_key=request.headers.get("idempotency-key", ""),
+        )
+        return {"version": version}
+
+    async def replay(self, request: Request) -> Any:
+        _, entity = self._entity(request)
+        body = await self._body(request, LetterBody)
+        message_id = await replay_dead_letter(entity, body.message_id, reason=body.reason, operator=body.operator)
+        return {"message_id": message_id}
+
+    async def discard(self, request: Request) -> Any:
+        _, entity = self._entity(request)
+        body = await self._body(request, LetterBody)
+        await discard_dead_letter(entity, body.message_id, reason=body.reason, operator=body.operator)
+        return {"discarded": body.message_id}
+
+    async def letters(self, request: Request) -> Any:
+        given = request.query_params
+        type_name, key = given.get("type"), given.get("key")
+        if key is not None and type_name is None:
+            raise _wrong("key", "`key` needs a `type`")
+        return await dead_letters(
+            EntityId(type_name, key) if type_name is not None and key is not None else None,
+            type=type_name,
+            since=_time(given["since"]) if "since" in given else None,
+            after=given.get("after"),
+            limit=_number(request, "limit", 100),
+        )
+
+    async def _body(self, request: Request, shape: type[Body]) -> Body:
+        data = await read_json(request, self._settings)
+        try:
+            return msgspec.json.decode(data, type=shape)
+        except msgspec.DecodeError as error:
+            raise _wrong("body", str(error)) from None
+
+
+def _number(request: Request, name: str, default: int | None = None) -> int:
+    values = request.query_params.getlist(name)
+    if not values and default is not None:
+        return default
+    if len(values) != 1 or not values[0].isascii() or not values[0].isdecimal() or len(values[0]) > 18:
+        raise _wrong(name, f"{name} is one whole number, 0 or more, not {', '.join(values)[:40]!r}")
+    return int(values[0])
+
+
+def _time(text: str) -> dt.datetime:
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise _wrong("since", f"since is a time such as 2026-11-21T09:00:00Z, not {text[:40]!r}") from None
+
+
+def _wrong(name: str, message: str) -> InvalidArguments:
+    return InvalidArguments(message, errors=[{"field": name, "message": message}])
