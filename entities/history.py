@@ -22,6 +22,7 @@ from .entity import Entity
 from .errors import InvalidArguments
 from .ids import EntityId
 from .messages import Kind
+from .recurrence import from_us
 from .store.archive import STATE_IS_KEPT, Archive, Recorded, Timeline
 from .store.rows import AttemptRow, HistoryRow, JournalRow, RunRow, RunStatus
 
@@ -160,7 +161,7 @@ class _Journal:
         outcome = _json(row.outcome)
         yield HistoryEvent(
             version=row.version,
-            at=_time(at_us),
+            at=from_us(at_us),
             what=_WHAT.get(row.kind, What.MESSAGE),
             kind=str(row.kind),
             name=row.name,
@@ -184,7 +185,7 @@ class _Journal:
         def event(what: What, **more: Any) -> HistoryEvent:
             return HistoryEvent(
                 version=row.version,
-                at=_time(at_us),
+                at=from_us(at_us),
                 what=what,
                 workflow=row.workflow,
                 run_id=row.run_id,
@@ -261,7 +262,7 @@ def _ended(version: int, at_us: int, run: RunRow) -> HistoryEvent:
     outcome = _json(run.outcome)
     return HistoryEvent(
         version=version,
-        at=_time(at_us),
+        at=from_us(at_us),
         what=What.ENDED,
         kind=str(run.status),
         name=run.workflow,
@@ -280,7 +281,7 @@ def _at_present(timeline: Timeline) -> Iterator[HistoryEvent]:
         if run.status is RunStatus.PARKED:
             yield HistoryEvent(
                 version=timeline.version,
-                at=_time(run.started_us),
+                at=from_us(run.started_us),
                 what=What.PARKED,
                 name=run.workflow,
                 workflow=run.workflow,
@@ -294,7 +295,7 @@ def _retrying(version: int, attempt: AttemptRow) -> HistoryEvent:
     workflow, run_id, number = attempt.operation.split("/")
     return HistoryEvent(
         version=version,
-        at=_time(attempt.first_us),
+        at=from_us(attempt.first_us),
         what=What.ATTEMPT_FAILED,
         kind="activity",
         name=attempt.activity,
@@ -303,7 +304,7 @@ def _retrying(version: int, attempt: AttemptRow) -> HistoryEvent:
         operation=int(number),
         ok=False,
         error=_json(attempt.error),
-        details={"attempts": attempt.attempt, "next_at": _time(attempt.next_us).isoformat()},
+        details={"attempts": attempt.attempt, "next_at": from_us(attempt.next_us).isoformat()},
     )
 
 
@@ -316,7 +317,3 @@ def _entry(row: JournalRow) -> Entry:
 
 def _json(data: bytes) -> Any:
     return msgspec.json.decode(data)
-
-
-def _time(at_us: int) -> dt.datetime:
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at_us)

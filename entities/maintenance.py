@@ -12,12 +12,12 @@ import msgspec
 from pydantic_core import PydanticSerializationError, to_json
 
 from .archive import address_of, ambient_archive, ask_owner
-from .durable import EPOCH
 from .entity import Entity
 from .errors import IdempotencyMismatch, InvalidArguments, NoSuchLetter
 from .ids import EntityId, keyed_message_id
 from .messages import encode_json
 from .operators import DISCARD_LETTER, EDIT, REPLAY_LETTER, Edit, LetterOrder
+from .recurrence import from_us, to_us
 from .store.archive import Archive, Letter, LetterCursor
 
 LETTERS_LIMIT_MAX = 1_000
@@ -99,7 +99,7 @@ async def dead_letters(
     found = await (archive or ambient_archive()).letters(
         type=address.type if address is not None else _type_name(type),
         key=address.key if address is not None else "",
-        since_us=0 if since is None else round((since - EPOCH) / dt.timedelta(microseconds=1)),
+        since_us=0 if since is None else to_us(since),
         after=_parse(after) if after is not None else None,
         limit=limit + 1,
     )
@@ -186,7 +186,7 @@ def _info(letter: Letter) -> DeadLetterInfo:
         sender=envelope.sender,
         attempts=attempts,
         error=msgspec.json.decode(error),
-        died_at=EPOCH + dt.timedelta(microseconds=letter.died_us),
+        died_at=from_us(letter.died_us),
     )
 
 

@@ -17,16 +17,16 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, Literal, Optional, TypeVar, get_args, get_origin
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from .archive import ambient_archive, definition_of
 from .definition import EntityDefinition
-from .durable import EPOCH
 from .entity import Entity
 from .errors import EntityParked, InvalidArguments
+from .recurrence import from_us
 from .store.archive import FIND_PREFIX, Archive, Narrow, ScanCursor, Snapshot
 
 E = TypeVar("E", bound=Entity)
@@ -36,6 +36,7 @@ EXAMINE_MAX = 10_000
 EXACT_MAX = 2**53
 """Numbers below it are compared alike by Postgres and Python, whatever their type."""
 
+_OLD_UNION = get_origin(Optional[int])  # noqa: UP045 - what users may still write
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
@@ -160,7 +161,7 @@ def _match(
         return None
     if not all(condition.holds_for(entity) for condition in conditions):
         return None
-    updated_at = EPOCH + dt.timedelta(microseconds=snapshot.updated_us)
+    updated_at = from_us(snapshot.updated_us)
     return Match(key, entity, snapshot.version, updated_at)
 
 
@@ -245,7 +246,7 @@ def _test(kinds: frozenset[str], condition: Condition) -> tuple[_Test, tuple[str
 def _kinds(annotation: Any) -> frozenset[str]:
     """As what a field of this type is stored: text, number, flag, none, or other."""
     origin = get_origin(annotation)
-    if origin in (Union, UnionType):
+    if origin in (_OLD_UNION, UnionType):
         return frozenset().union(*map(_kinds, get_args(annotation)))
     if origin is Literal:
         return frozenset().union(*(_kinds(type(value)) for value in get_args(annotation)))

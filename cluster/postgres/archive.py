@@ -127,7 +127,7 @@ class PostgresArchive:
         return answers
 
     async def _address(self, entity: EntityId) -> tuple[int, str, str]:
-        return (shard_of(*entity, (await self._reader()).shard_count), *entity)
+        return shard_of(*entity, (await self._reader()).shard_count), entity.type, entity.key
 
     async def snapshot(self, entity: EntityId) -> Snapshot | None:
         (rows,) = await self._transact((_SNAPSHOT, await self._address(entity)))

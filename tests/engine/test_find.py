@@ -95,5 +95,5 @@ async def test_without_a_connection_it_says_how_to_connect() -> None:
 def test_an_index_on_a_field_that_is_not_there_is_refused_at_import() -> None:
     with pytest.raises(DefinitionError, match=r"test_find\.py.*no field `colour`"):
 
-        class Wrong(Entity, index=["colour"]):
+        class Wrong(Entity, index=["colour"]):  # pyright: ignore[reportUnusedClass]
             size: int = 0
