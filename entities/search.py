@@ -17,7 +17,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Generic, Literal, Optional, TypeVar, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -36,7 +36,6 @@ EXAMINE_MAX = 10_000
 EXACT_MAX = 2**53
 """Numbers below it are compared alike by Postgres and Python, whatever their type."""
 
-_OLD_UNION = get_origin(Optional[int])  # noqa: UP045 - what users may still write
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
@@ -246,7 +245,7 @@ def _test(kinds: frozenset[str], condition: Condition) -> tuple[_Test, tuple[str
 def _kinds(annotation: Any) -> frozenset[str]:
     """As what a field of this type is stored: text, number, flag, none, or other."""
     origin = get_origin(annotation)
-    if origin in (_OLD_UNION, UnionType):
+    if origin is UnionType or str(origin) == "typing.Union":
         return frozenset().union(*map(_kinds, get_args(annotation)))
     if origin is Literal:
         return frozenset().union(*(_kinds(type(value)) for value in get_args(annotation)))

@@ -51,10 +51,13 @@ _MARK = "case when state is null or state = 'true' then state else '{}' end"
 
 _SNAPSHOT = f"select version, state, schema_version, updated_at from {{s}}.entities where {_OF}"
 _RUNS = (
-    "select workflow, run_id, status, args, fingerprint, started_at, ended_at, outcome, in_flight, waiting, paused, reply_to,"
-    f" chain, parent, children from {{s}}.runs where {_OF} order by workflow"
+    "select workflow, run_id, status, args, fingerprint, started_at, ended_at, outcome, in_flight, waiting, paused,"
+    f" reply_to, chain, parent, children from {{s}}.runs where {_OF} order by workflow"
 )
-_ATTEMPTS = f"select operation, activity, attempt, error, next_at, first_at, status, details, started_at from {{s}}.attempts where {_OF} order by operation"
+_ATTEMPTS = (
+    "select operation, activity, attempt, error, next_at, first_at, status, details, started_at from {s}.attempts"
+    f" where {_OF} order by operation"
+)
 
 
 def _page(table: str, columns: str, *, newest_first: bool, where: str = "") -> str:
@@ -148,8 +151,8 @@ class PostgresArchive:
             (_ATTEMPTS, address),
         )
         records, following = page_of(
-            [Recorded(row[0], HistoryRow(*row[1:-1], _mark(row[-1]))) for row in messages],
-            [] if kinds else [Recorded(row[0], JournalRow(*row[1:-1], _mark(row[-1]))) for row in resumes],
+            [Recorded(row[0], _history(row[1:-1], _mark(row[-1]))) for row in messages],
+            [] if kinds else [Recorded(row[0], _journal(row[1:-1], _mark(row[-1]))) for row in resumes],
             limit=limit,
             newest_first=newest_first,
         )
@@ -195,8 +198,8 @@ class PostgresArchive:
         return Everything(
             loaded,
             updated_us,
-            [(row[0], HistoryRow(*row[1:-1], row[-1] or STATE_NOT_KEPT)) for row in history],
-            [(row[0], JournalRow(*row[1:-1], row[-1] or STATE_NOT_KEPT)) for row in journal],
+            [(row[0], _history(row[1:-1], row[-1] or STATE_NOT_KEPT)) for row in history],
+            [(row[0], _journal(row[1:-1], row[-1] or STATE_NOT_KEPT)) for row in journal],
             [ReminderRow(entity, name, ReminderKind(kind), *rest) for name, kind, *rest in reminders],
             await self.letters(type=entity.type, key=entity.key, limit=INBOX_MAX),
         )
@@ -240,6 +243,14 @@ class PostgresArchive:
     async def index(self, type: str, fields: Sequence[str], schema_version: int) -> None:
         search = Search(self._schema, type, (await self._reader()).shard_count)
         await self._run(lambda session: search.index(session, fields, schema_version))
+
+
+def _history(columns: tuple[Any, ...], state: bytes) -> HistoryRow:
+    return HistoryRow._make((*columns, state))
+
+
+def _journal(columns: tuple[Any, ...], state: bytes) -> JournalRow:
+    return JournalRow._make((*columns, state))
 
 
 def _mark(state: bytes | None) -> bytes:
