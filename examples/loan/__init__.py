@@ -1,0 +1,1 @@
+"""Loan application: papers, reminders, a slow check, and a person who decides."""

@@ -1,0 +1,77 @@
+"""Loan applications over HTTP: `perdure dev examples.loan.app`, then http://127.0.0.1:8000/docs."""
+
+from typing import Literal
+from uuid import uuid4
+
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+
+from perdure.api import install, lifespan
+from perdure.entities import find
+
+from .activities import Application, Mail
+from .entities import Decision, Loan, Paper, Status, Summary
+
+app = FastAPI(title="Loans", lifespan=lifespan([Loan, Mail]))
+install(app)
+
+
+class Request(BaseModel):
+    user: str
+    email: str
+    amount: int = Field(gt=0, le=1_000_000)
+    purpose: str
+    documents: dict[Paper, str] = {}
+
+
+class Receipt(BaseModel):
+    id: str
+    status: Status
+    message: str
+
+
+@app.post("/loans", status_code=202)
+async def submit(request: Request) -> Receipt:
+    """Answers at once; everything else happens later."""
+    loan_id = uuid4().hex
+    application = Application(user=request.user, email=request.email, amount=request.amount, purpose=request.purpose)
+    await Loan.ref(loan_id).process.start(application, request.documents)
+    state = await Loan.ref(loan_id).summary()
+    return Receipt(id=loan_id, status=state.status, message=state.message)
+
+
+class Page(BaseModel):
+    loans: list[Summary]
+    next: str | None
+    """Ask for `?after=` this to see more."""
+
+
+@app.get("/loans")
+async def listing(status: Status = "Waiting for a person", limit: int = 50, after: str | None = None) -> Page:
+    """Requests by status: those that wait for a person, unless told otherwise."""
+    page = await find(Loan, status=status, limit=limit, after=after)
+    return Page(loans=[Summary.model_validate(match.state) for match in page.matches], next=page.next)
+
+
+@app.get("/loans/{loan_id}")
+async def state(loan_id: str) -> Summary:
+    return await Loan.ref(loan_id).summary()
+
+
+@app.put("/loans/{loan_id}/documents/{paper}")
+async def upload(loan_id: str, paper: Paper, content: str) -> list[Paper]:
+    """Upload a missing document; the answer is what is still missing."""
+    return await Loan.ref(loan_id).upload(paper, content)
+
+
+@app.post("/loans/{loan_id}/{verdict}", status_code=202)
+async def decide(loan_id: str, verdict: Literal["approve", "reject"], by: str, reason: str = "") -> None:
+    """May come before anybody waits for it, and is kept; a repeat by the same person changes nothing."""
+    decision = Decision(is_approved=verdict == "approve", by=by, reason=reason)
+    await Loan.ref(loan_id).decision.options(idempotency_key=f"{verdict} by {by}").send(decision)
+
+
+@app.get("/mail/{address}")
+async def mail(address: str) -> list[str]:
+    """What was mailed to an address (the demo has no mail server)."""
+    return await Mail.ref(address).read()
