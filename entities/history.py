@@ -61,7 +61,8 @@ class What(StrEnum):
     ENDED = "ended"
     """A run has ended: completed, failed, cancelled or terminated."""
     ATTEMPT_FAILED = "attempt_failed"
-    """At present: an activity failed and will be tried again. Stands at the end, until it has an outcome."""
+    """Attempts of an activity failed: `details["attempts"]` so many, `error` is the last one's. While it is being tried
+    again it stands at the end of the history, then before the outcome."""
     PARKED = "parked"
     """At present: a run's code does not fit its journal. Stands at the end."""
 
@@ -214,7 +215,22 @@ class _Journal:
 
         asked_here = {asked.number for asked in entry.operations}
         at_once = {fed.operation: fed for fed in entry.events if fed.operation in asked_here}
-        yield from (outcome(fed) for fed in entry.events if fed.operation not in asked_here)
+        for fed in entry.events:
+            if fed.operation in asked_here:
+                continue
+            tried = entry.tried.get(str(fed.operation))
+            if tried is not None:
+                known = self._operations.get((row.workflow, row.run_id, fed.operation))
+                yield event(
+                    What.ATTEMPT_FAILED,
+                    kind="activity",
+                    name=known.name if known is not None else "",
+                    operation=fed.operation,
+                    ok=False,
+                    error=_json(bytes(tried.error)),
+                    details={"attempts": tried.attempts, "first_at": from_us(tried.first_us).isoformat()},
+                )
+            yield outcome(fed)
         for asked in entry.operations:
             given = entry.inputs.get(str(asked.number))
             yield event(

@@ -66,6 +66,16 @@ class Scheduled(msgspec.Struct, frozen=True, array_like=True):
         return f"{number}{self.kind} {self.name}".rstrip()
 
 
+class Tried(msgspec.Struct, frozen=True, array_like=True):
+    """Failed attempts of an activity, once it has its outcome."""
+
+    attempts: int
+    error: msgspec.Raw
+    """ErrorBody of the last one."""
+    first_us: int
+    """When the first one started."""
+
+
 class Entry(msgspec.Struct, omit_defaults=True):
     """One resume."""
 
@@ -80,6 +90,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     """Schema version of `state`."""
     inputs: dict[str, msgspec.Raw] = {}
     """Arguments of the activities and calls asked for, by number: for people; replay does not look at them."""
+    tried: dict[str, Tried] = {}
+    """Failed attempts of the activities whose outcome this is, by number: for people as well."""
 
 
 class ReplayMismatch(Exception):

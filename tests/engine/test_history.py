@@ -27,6 +27,7 @@ from perdure.entities import (
     VersionNotRetained,
     What,
     activity,
+    activity_info,
     condition,
     dead_letter,
     dead_letters,
@@ -67,6 +68,14 @@ async def fail(text: str) -> None:
 @activity(retry=RetryPolicy(initial=dt.timedelta(seconds=100)))
 async def flaky() -> None:
     raise LookupError("not there yet")
+
+
+@activity(retry=RetryPolicy(initial=dt.timedelta(milliseconds=1)))
+async def lucky() -> str:
+    attempt = activity_info().attempt
+    if attempt < 3:
+        raise LookupError(f"not in attempt {attempt}")
+    return "there"
 
 
 class Parcel(Entity):
@@ -116,6 +125,10 @@ class Parcel(Entity):
     @workflow
     async def retry(self) -> None:
         await flaky()
+
+    @workflow
+    async def third_time_lucky(self) -> str:
+        return await lucky()
 
 
 class Silent(Entity, keep_states=False):
@@ -241,6 +254,19 @@ async def test_a_retrying_activity_shows_its_attempts_and_last_error(local: Loca
     assert (event.name, event.workflow, event.details["attempts"]) == ("flaky", "retry", 1)
     assert event.error["message"] == "not there yet"
     assert dt.datetime.fromisoformat(event.details["next_at"]) > event.at
+
+
+async def test_failed_attempts_are_told_after_the_success_too(local: LocalCluster) -> None:
+    parcel = Parcel.ref("p")
+    assert await parcel.third_time_lucky() == "there"
+    events = (await history(parcel, kinds=[What.ATTEMPT_FAILED, What.COMPLETED])).events
+    assert [(event.what, event.name, event.operation) for event in events] == [
+        (What.ATTEMPT_FAILED, "lucky", 0),
+        (What.COMPLETED, "lucky", 0),
+    ]
+    assert events[0].details["attempts"] == 2
+    assert events[0].error["message"] == "not in attempt 2"
+    assert events[1].output == "there"
 
 
 @pytest.mark.parametrize("newest_first", [False, True])

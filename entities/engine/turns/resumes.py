@@ -121,6 +121,8 @@ class Resumes(Waits):
         entry.operations = run.asked
         if run.new:
             entry.inputs = inputs_of(run.new, bytes_max=settings.keep_input_bytes)
+        if self.attempts:
+            entry.tried = self._tried(run, entry.events)
         encoded = encode_entry(entry)
         left = STATE_UNCHANGED if self.snapshot is self.kept else self._state_to_keep()
         write.journal.append(JournalRow(run.row.workflow, run.row.run_id, run.entries, self.version, encoded, left))

@@ -22,9 +22,10 @@ import msgspec
 from ...messages import OperationAddress
 from ...store.rows import AttemptRow, AttemptStatus, EntityWrite, MailboxItem, ReminderKind, ReminderRow, RunRow
 from ..deliveries import NOTHING, ActivityDone, ActivityWaits, Item
-from ..journal import Event, OperationKind
+from ..journal import Event, OperationKind, Tried
 from ..run import ActivityDetail, Operation, Run
 from .held import Held
+from .record import NULL
 
 _WAITING = (AttemptStatus.PAUSED, AttemptStatus.OUTSIDE)
 _encode = msgspec.json.Encoder().encode
@@ -81,6 +82,15 @@ class Waits(Held):
         write.attempts_set = [other for other in write.attempts_set if other.operation != address]
         if row.status is AttemptStatus.OUTSIDE and row.next_us:
             self._drop_reminder(write, address)
+
+    def _tried(self, run: Run, events: Sequence[Event]) -> dict[str, Tried]:
+        """Failed attempts of the operations that these events settle: their notes go, the journal keeps the sum."""
+        rows = {event.operation: self.attempts.get(run.address(event.operation)) for event in events}
+        return {
+            str(number): Tried(row.attempt, msgspec.Raw(row.error), row.first_us)
+            for number, row in rows.items()
+            if row is not None and row.error != NULL
+        }
 
     def _set_attempt(self, write: EntityWrite, row: AttemptRow) -> None:
         self.attempts[row.operation] = row
