@@ -22,8 +22,11 @@ PER_JOURNAL = 100
 AT_ONCE = 256
 IDLE_S = 1.0
 COLD_ROUNDS = 15
+"""For a campaign of full length; the short one makes do with fewer."""
 SLOWER_MAX = 1.25
 """How much slower the median of the old one may be than its newborn twin's."""
+NOISE_MAX = 2.0
+"""The same for the few samples of a short campaign."""
 Call = Callable[[], Awaitable[object]]
 
 
@@ -32,15 +35,16 @@ async def run(options: Options) -> Verdict:
     verdict = Verdict("long-lives", options.seed)
     calls = options.rounds * 1_000 if options.rounds else CALLS
     signals = options.rounds * 50 if options.rounds else SIGNALS
+    colds = COLD_ROUNDS if calls >= 100_000 else 5
     entities = ["campaigns.entities:Counter", "campaigns.entities:Stream"]
     async with open_scene(verdict, options, entities=entities, hosts=1, engine={"idle_s": IDLE_S}) as scene:
-        await _calls(verdict, scene, calls)
-        await _signals(verdict, scene, signals)
+        await _calls(verdict, scene, calls, colds)
+        await _signals(verdict, scene, signals, colds)
         await audit_leftovers(verdict, scene)
     return verdict
 
 
-async def _calls(verdict: Verdict, scene: Scene, count: int) -> None:
+async def _calls(verdict: Verdict, scene: Scene, count: int, colds: int) -> None:
     sample = min(SAMPLE, count // 4)
     old, young = Counter.ref("old").add, Counter.ref("young").add
     first = [await _timed(old) for _ in range(sample)]
@@ -51,11 +55,11 @@ async def _calls(verdict: Verdict, scene: Scene, count: int) -> None:
     value = await Counter.ref("old").get()
     verdict.holds("every call counted once", value == count, f"{value} of {count}")
     _compare(verdict, f"a call after {count} calls", first, last, twin)
-    cold, cold_twin = await _cold(scene, old, young)
+    cold, cold_twin = await _cold(scene, old, young, colds)
     _compare(verdict, f"cold activation after {count} calls", [], cold, cold_twin)
 
 
-async def _signals(verdict: Verdict, scene: Scene, count: int) -> None:
+async def _signals(verdict: Verdict, scene: Scene, count: int, colds: int) -> None:
     sample = min(SAMPLE, count // 4)
     old, young = Stream.ref("old"), Stream.ref("young")
     await old.run.start(PER_JOURNAL, count)
@@ -70,13 +74,13 @@ async def _signals(verdict: Verdict, scene: Scene, count: int) -> None:
 
     first = [await _timed(signal) for _ in range(sample)]
     began = time.monotonic()
-    await limited((signal() for _ in range(count - 2 * sample - COLD_ROUNDS)), AT_ONCE)
+    await limited((signal() for _ in range(count - 2 * sample - colds)), AT_ONCE)
     verdict.figure("signals per second in between", round((count - 2 * sample) / (time.monotonic() - began)))
     last, twin = await _in_turn(signal, twin_signal, sample)
     _compare(verdict, f"a signal after {count} signals", first, last, twin)
-    for _ in range((count - COLD_ROUNDS - sample) % PER_JOURNAL):
+    for _ in range((count - colds - sample) % PER_JOURNAL):
         await twin_signal()  # as far into its journal as the old one: a cold run replays that
-    cold, cold_twin = await _cold(scene, signal, twin_signal)
+    cold, cold_twin = await _cold(scene, signal, twin_signal, colds)
     _compare(verdict, f"cold activation after {count} signals", [], cold, cold_twin)
     received = await old.run.result(timeout=60)
     verdict.holds("every signal handled once, in order", received == count, f"{received} of {count}")
@@ -101,10 +105,10 @@ async def _in_turn(one: Call, other: Call, count: int) -> tuple[list[float], lis
     return ones, others
 
 
-async def _cold(scene: Scene, one: Call, other: Call) -> tuple[list[float], list[float]]:
+async def _cold(scene: Scene, one: Call, other: Call, rounds: int) -> tuple[list[float], list[float]]:
     ones: list[float] = []
     others: list[float] = []
-    for number in range(COLD_ROUNDS):
+    for number in range(rounds):
         await scene.until("all have left memory", lambda: _is_empty(scene))
         pair = [(one, ones), (other, others)]
         for call, times in pair if number % 2 else reversed(pair):
@@ -122,4 +126,5 @@ def _compare(verdict: Verdict, what: str, first: Sequence[float], last: Sequence
     ratio = statistics.median(last) / statistics.median(twin)
     parts = [("first", first), ("last", last), ("newborn twin", twin)]
     shown = ", ".join(f"{name} {statistics.median(times) * 1e3:.2f} ms" for name, times in parts if times)
-    verdict.holds(f"{what}: as fast as a newborn's", ratio <= SLOWER_MAX, f"median {shown}; old/new {ratio:.2f}")
+    limit = SLOWER_MAX if len(last) >= COLD_ROUNDS else NOISE_MAX
+    verdict.holds(f"{what}: as fast as a newborn's", ratio <= limit, f"median {shown}; old/new {ratio:.2f}")

@@ -167,6 +167,8 @@ class Registry:
         """Raises DefinitionError for two classes of one name."""
         self._definitions: dict[str, EntityDefinition] = {}
         for cls in classes:
+            if cls in BUILT_IN:  # a module that imports them to use them
+                continue
             definition = EntityDefinition(cls)
             other = self._definitions.get(definition.name)
             if other is not None and other.cls is not cls:

@@ -14,7 +14,7 @@ SHORT = {
     "counters": ["--seconds", "12"],
     "dedicated": ["--rounds", "2"],
     "exactly-once-messages": ["--seconds", "10"],
-    "long-lives": ["--rounds", "8"],
+    "long-lives": ["--rounds", "2"],
     "orders": ["--rounds", "5"],
     "passivation": [],
     "programs": ["--rounds", "40"],

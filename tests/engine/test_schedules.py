@@ -412,6 +412,12 @@ async def test_a_refused_start_ends_its_run(cluster: LocalCluster) -> None:
     assert AlreadyStarted.code == "already_started"
 
 
+def test_an_application_may_import_the_built_in_classes() -> None:
+    assert [definition.name for definition in Registry([Schedule])] == []
+    assert Registry([Schedule]).get("PerdureSchedule").cls is Schedule
+
+
+
 def test_the_names_of_the_built_in_types_are_taken() -> None:
     class Mine(Entity, name="PerdureSchedule"):
         pass
