@@ -417,7 +417,6 @@ def test_an_application_may_import_the_built_in_classes() -> None:
     assert Registry([Schedule]).get("PerdureSchedule").cls is Schedule
 
 
-
 def test_the_names_of_the_built_in_types_are_taken() -> None:
     class Mine(Entity, name="PerdureSchedule"):
         pass
