@@ -7,9 +7,10 @@ from fastapi import Request, Response
 
 from ..entities.calls import deliver
 from ..entities.client import Caller, ambient
-from ..entities.descriptors import Mailbox, Method
+from ..entities.descriptors import Method
 from ..entities.errors import Busy, CallTimeout, OutcomeUnknown, PerdureError, Unavailable, error_from_body
 from ..entities.ids import EntityId, SendClock, check_key, keyed_message_id, new_message_id
+from ..entities.mailbox import Mailbox
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from ..entities.signature import Signature
 from .operations import Action, Operation

@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..entities.calls import IDEMPOTENCY_KEY_MAX
-from ..entities.descriptors import Mailbox, Query
+from ..entities.descriptors import Query
 from ..entities.ids import KEY_BYTES_MAX
+from ..entities.mailbox import Mailbox
 from ..entities.operate import RunOperations, WaitingOperation
 from .operations import Action, Operation
 from .problems import MEDIA_TYPE

@@ -13,8 +13,9 @@ from enum import StrEnum
 from typing import Any
 
 from ..entities.definition import EntityDefinition, Registry
-from ..entities.descriptors import Mailbox, Method
+from ..entities.descriptors import Method
 from ..entities.errors import UnknownHandler, UnknownType
+from ..entities.mailbox import Mailbox
 from ..entities.messages import Kind
 from .problems import Refused
 from .schemas import query_parameters

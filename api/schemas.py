@@ -11,7 +11,8 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import NotRequired, Required, TypedDict  # noqa: UP035 - one family: pydantic wants its TypedDict
 
-from ..entities.descriptors import Mailbox, Method
+from ..entities.descriptors import Method
+from ..entities.mailbox import Mailbox
 
 _SCALARS = frozenset({"string", "integer", "number", "boolean", "null"})
 

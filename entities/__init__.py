@@ -3,7 +3,7 @@
 from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
 from .definition import Registry
-from .descriptors import Mailbox, handler, query, workflow
+from .descriptors import handler, query, workflow
 from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4
 from .entity import Entity
 from .errors import (
@@ -69,6 +69,7 @@ from .history import HistoryEvent, HistoryPage, What, history
 from .hosting import Dedicated
 from .ids import EntityId
 from .json_patch import Change
+from .mailbox import Mailbox
 from .maintenance import dead_letter, dead_letters, discard_dead_letter, edit, replay_dead_letter
 from .operate import RunOperations, WaitingOperation, complete_activity, fail_activity, heartbeat_activity
 from .rate import RateLimit

@@ -22,7 +22,8 @@ from .messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from .sources import sources
 
 if TYPE_CHECKING:
-    from .descriptors import Mailbox, Method
+    from .descriptors import Method
+    from .mailbox import Mailbox
 
 ParentClose = Literal["abandon", "cancel", "terminate"]
 IDEMPOTENCY_KEY_MAX = 255

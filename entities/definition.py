@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from .change import Upgrade, Upgrades
-from .descriptors import Handler, Mailbox, Method, Query, Workflow
+from .descriptors import Handler, Method, Query, Workflow
 from .entity import Entity
 from .errors import DefinitionError, EntityParked, StateNotSerialisable, UnknownHandler, UnknownType
 from .events import Events
+from .mailbox import Mailbox
 from .schedules import Schedule
 from .signature import has_nul, validation_problems
 from .subscriptions import Subscriptions

@@ -1,4 +1,4 @@
-"""`@handler`, `@query`, `@workflow` and `Mailbox`: typed descriptors of an entity class.
+"""`@handler`, `@query`, `@workflow`: typed descriptors of an entity class (mailboxes have a module of their own).
 
 On an entity instance they give the ordinary method (so that unit tests and turns call plain functions); on a ref they
 give a call to the entity at that address, wherever it lives. Both have one static type, so that strict mypy and
@@ -24,16 +24,14 @@ from typing import (
 )
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from .calls import NO_OPTIONS, CallOptions, ParentClose, Target, call, send, workflow_call
 from .context import current
-from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
+from .errors import DefinitionError, InvalidArguments, NotInWorkflow
 from .messages import Kind
 from .operate import Act, Action, RunOperations, dump_value, operate, outside_error, read_operations
 from .retry import RetryPolicy
-from .signature import PAYLOAD_BYTES_MAX, Signature, has_nul, validation_problems, where
+from .signature import Signature, where
 from .subscriptions import EventKey, Subscription
 
 if TYPE_CHECKING:
@@ -42,12 +40,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 # Calls are `Coroutine[object, None, R]`, not `[Any, Any, R]`: mypy gives up on `gather(...)` of several that hold Any.
 
-MAILBOX_ITEMS_MAX = 10_000
-"""Items in one durable mailbox, unless it says less: all of them are loaded with their entity."""
 HANDLER_TIMEOUT = timedelta(seconds=30)
 SEND_RETRY = RetryPolicy(initial=timedelta(milliseconds=100), maximum=timedelta(seconds=10), attempts=5)
 
@@ -335,105 +330,6 @@ class BoundWorkflow(Generic[P, R]):
             raise InvalidArguments(f"parent_close is one of {', '.join(get_args(ParentClose))}, not {parent_close!r}")
         options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
         return BoundWorkflow(self.method, self.target, replace(options, restart=restart, parent_close=parent_close))
-
-
-class Mailbox(Generic[T]):
-    """A durable mailbox of an entity class: `decision = Mailbox(Decision)`.
-
-    Anybody may send at any time, before or after somebody waits; a workflow of the entity receives the items in
-    order, each once.
-    """
-
-    def __init__(self, item: type[T], *, max_items: int = MAILBOX_ITEMS_MAX) -> None:
-        """item: the type of the items. max_items: how many may lie in it.
-
-        A sender from outside is told `Busy` while it is full, before anything is accepted. Messages of entities wait
-        in the entity's inbox, in the order sent, until there is room. Raises DefinitionError.
-        """
-        given: object = max_items
-        if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MAILBOX_ITEMS_MAX:
-            raise DefinitionError(f"Mailbox(max_items={max_items!r}): a mailbox holds 1 to {MAILBOX_ITEMS_MAX} items")
-        self.item = item
-        self.max_items = max_items
-        self.name = ""
-        self._adapter: TypeAdapter[T] | None = None
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> "BoundMailbox[T]": ...
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return self if instance is None else BoundMailbox(self, instance)
-
-    @property
-    def adapter(self) -> TypeAdapter[T]:
-        """Validator and serialiser of items."""
-        if self._adapter is None:
-            self._adapter = TypeAdapter(self.item)
-        return self._adapter
-
-    def dump(self, item: object) -> bytes:
-        """An item as JSON. Raises InvalidArguments, PayloadTooLarge."""
-        try:
-            data = self.adapter.dump_json(self.adapter.validate_python(item, strict=True))
-        except ValidationError as error:
-            raise self._invalid(error) from None
-        except (PydanticSerializationError, UnicodeError) as error:
-            raise InvalidArguments(f"mailbox {self.name}: the item cannot be written as JSON: {error}") from None
-        if len(data) > PAYLOAD_BYTES_MAX:
-            raise PayloadTooLarge(
-                f"mailbox {self.name}: the item is {len(data)} bytes; the limit is {PAYLOAD_BYTES_MAX}"
-            )
-        if has_nul(data):
-            raise InvalidArguments(f"mailbox {self.name}: the item holds a NUL character, which cannot be stored")
-        return data
-
-    def load(self, data: bytes) -> T:
-        """An item from JSON. Raises InvalidArguments."""
-        try:
-            return self.adapter.validate_json(data, strict=True)
-        except ValidationError as error:
-            raise self._invalid(error) from None
-
-    def _invalid(self, error: ValidationError) -> InvalidArguments:
-        problems = validation_problems(error)
-        text = "; ".join(f"{p['field'] or 'item'}: {p['message']}" for p in problems)
-        return InvalidArguments(f"mailbox {self.name}: wrong item: {text}", errors=problems)
-
-
-class BoundMailbox(Generic[T]):
-    """A mailbox of one entity."""
-
-    __slots__ = ("mailbox", "options_", "target")
-
-    def __init__(self, mailbox: Mailbox[T], target: "Entity | Target", options: CallOptions = NO_OPTIONS) -> None:
-        self.mailbox = mailbox
-        self.target = target
-        self.options_ = options
-
-    async def send(self, item: T) -> None:
-        """Put an item in; returns once it is durable. In a turn it leaves with that turn's commit."""
-        target = Target.of(self.target)
-        await send(target, Kind.SIGNAL, self.mailbox, (item,), {}, self.options_)
-
-    async def receive(self) -> T:
-        """Take the next item, waiting without limit (use `asyncio.timeout`). In a workflow of this entity only."""
-        turn = current.get()
-        if turn is None or turn.mode != "workflow" or isinstance(self.target, Target):
-            raise NotInWorkflow(f"mailbox {self.mailbox.name}: receive() works only in a workflow of its own entity")
-        return self.mailbox.load(await turn.receive(self.mailbox.name))
-
-    def options(self, *, timeout: timedelta | float | None = None, idempotency_key: str = "") -> "BoundMailbox[T]":
-        """The same mailbox with options for this use.
-
-        timeout: how long `send` waits, also for room in a full mailbox. idempotency_key: repeated sends with this key
-        put the item in once. Numbers are seconds.
-        """
-        options = CallOptions.of(timeout=timeout, idempotency_key=idempotency_key)
-        return BoundMailbox(self.mailbox, self.target, options)
 
 
 S = TypeVar("S")

@@ -10,10 +10,11 @@ from pydantic.fields import FieldInfo
 from .calls import Target
 from .change import Upgrade
 from .context import current
-from .descriptors import Handler, Mailbox, Method, Query, Workflow
+from .descriptors import Handler, Method, Query, Workflow
 from .errors import DefinitionError, DurableAwaitInHandler
 from .hosting import Dedicated
 from .ids import EntityId, check_key
+from .mailbox import Mailbox
 from .repeatable import check_repeatable, warn_of_stale_reads
 from .signature import where
 
