@@ -420,6 +420,7 @@ async def play(parts: list[Any], random: Random | None) -> tuple[Any, Any, int]:
     assert outside.violations == []
     assert store.dead_letters == []
     assert store.attempt_rows() == []
+    assert [(str(entity), row.workflow) for entity, row in store.runs() if row.in_flight] == []
     assert store._entities[EntityId("Machine", "m")].items == {}
     return result, left, total
 
