@@ -16,32 +16,33 @@ with hit as (
     )) and recorded_at < {_BEFORE} returning 1
 ) select count(*) from hit"""
 
-_RUNS = f"""
-delete from {{s}}.runs where ctid = any(array(
-    select ctid from {{s}}.runs where ended_at < {_BEFORE} limit $2::int8
-)) and ended_at < {_BEFORE}"""
-
-# Of runs that have been removed, or replaced by the next one. A run that ended keeps its journal as long as its row.
+# Of runs that ended as long ago, or were replaced by the next one. The row of the latest run of a workflow, with its
+# outcome, stays as long as its entity: it is what makes a repeated start the same run.
 _OF_RUNS = f"""
-delete from {{s}}.{{table}} where ctid = any(array(
-    select t.ctid from {{s}}.{{table}} t
-    where t.recorded_at < {_BEFORE} and not exists (
-        select from {{s}}.runs r
-        where (r.shard, r.type, r.key, r.workflow, r.run_id) = (t.shard, t.type, t.key, t.workflow, t.run_id)
-    ) limit $2::int8
-)) and recorded_at < {_BEFORE}"""
+with hit as (
+    delete from {{s}}.{{table}} where ctid = any(array(
+        select t.ctid from {{s}}.{{table}} t
+        where t.recorded_at < {_BEFORE} and not exists (
+            select from {{s}}.runs r
+            where (r.shard, r.type, r.key, r.workflow, r.run_id) = (t.shard, t.type, t.key, t.workflow, t.run_id)
+                and (r.ended_at is null or r.ended_at >= {_BEFORE})
+        ) limit $2::int8
+    )) and recorded_at < {_BEFORE} returning 1
+) select count(*) from hit"""
 _JOURNAL, _STEPS = (_OF_RUNS.replace("{table}", table) for table in ("journal", "steps"))
 
 
 # What is held against a parked run keeps it parked, so it stays until an operator decides.
 _SUSPECTS = f"""
-delete from {{s}}.suspects where ctid = any(array(
-    select t.ctid from {{s}}.suspects t
-    where t.noted_at < {_BEFORE} and not exists (
-        select from {{s}}.runs r where (r.shard, r.type, r.key) = (t.shard, t.type, t.key) and r.status = 'parked'
-            and t.message_id = 'run:' || r.workflow || ':' || r.run_id
-    ) limit $2::int8
-)) and noted_at < {_BEFORE}"""
+with hit as (
+    delete from {{s}}.suspects where ctid = any(array(
+        select t.ctid from {{s}}.suspects t
+        where t.noted_at < {_BEFORE} and not exists (
+            select from {{s}}.runs r where (r.shard, r.type, r.key) = (t.shard, t.type, t.key) and r.status = 'parked'
+                and t.message_id = 'run:' || r.workflow || ':' || r.run_id
+        ) limit $2::int8
+    )) and noted_at < {_BEFORE} returning 1
+) select count(*) from hit"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Janitor:
         """See EntityStore.prune. Each table in a transaction of its own, at most `limit` rows of each."""
         parameters = (older_than_us, limit)
         deleted = 0
-        for template in (_HISTORY, _RUNS, _JOURNAL, _STEPS, _SUSPECTS):
+        for template in (_HISTORY, _JOURNAL, _STEPS, _SUSPECTS):
             (rows,) = await session.transact([(template.replace("{s}", self.schema), parameters)])
-            deleted += sum(count for (count,) in rows)
+            deleted = max(deleted, *(count for (count,) in rows))
         return deleted

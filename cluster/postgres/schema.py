@@ -162,7 +162,7 @@ reminders = Table(
     Index("ix_reminders_due", "shard", "due_at"),
 )
 
-# The latest run of each workflow.
+# The latest run of each workflow, with its outcome; as long as its entity, so that a start repeated years later joins it.
 runs = Table(
     "runs",
     metadata,
@@ -186,8 +186,6 @@ runs = Table(
     PrimaryKeyConstraint("shard", "type", "key", "workflow", name="pk_runs"),
     # Whoever gains a shard activates these at once; few among many, hence partial.
     Index("ix_runs_in_flight", "shard", "type", "key", postgresql_where=text("in_flight")),
-    # For the janitor; BRIN, because a b-tree on a column that changes would cost every run's update.
-    Index("ix_runs_expiry", "ended_at", postgresql_using="brin"),
     postgresql_with={"fillfactor": 80},
 )
 

@@ -7,6 +7,9 @@ message to the entity; until that is committed a crash repeats the attempt with 
 An attempt ends by returning, raising, running out of time, sending no heartbeat for too long, or being cancelled. In
 the last three a coroutine gets CancelledError and a Ray task is killed; a thread cannot be stopped: its outcome is
 ignored, its next `heartbeat()` raises, and it keeps its place in the pool of threads until it returns.
+
+Between the hand-over and the first line of the activity lie two threads and perhaps a queue for a slot. So `is_void` is
+looked at once more right before it: nothing begins on a host that has been killed, fenced, or has given the shard away.
 """
 
 import asyncio
@@ -67,6 +70,8 @@ class ActivityCall:
     is_running: bool = False
     is_held: bool = False
     """Its run is paused: no further attempt begins."""
+    is_void: bool = False
+    """Dropped by the host: an attempt that has been handed over and has not begun must not. Read by any thread."""
     is_beat_told: bool = False
     """The host's loop has been told of a heartbeat that it has not noted yet."""
     noted_at: float = float("-inf")
@@ -284,6 +289,7 @@ class ActivityRunner:
             attempt.is_cancelled = True  # a thread that goes on all the same learns of it
 
     async def _run(self, call: ActivityCall, attempt: Pulse) -> bytes:
+        _check_wanted(call)
         if call.options.resources:
             if self._pool is None:
                 raise ApplicationError(
@@ -306,9 +312,7 @@ class ActivityRunner:
             value = await call.fn(**kwargs)
         else:
             context = contextvars.copy_context()
-            value = await self._loop.run_in_executor(
-                self._threads, lambda: context.run(_run_in_thread, call.fn, kwargs)
-            )
+            value = await self._loop.run_in_executor(self._threads, lambda: context.run(_run_in_thread, call, kwargs))
         return call.signature.dump_result(value)
 
     def _on_beat(self, call: ActivityCall, watch: Watch, details: bytes) -> None:
@@ -339,9 +343,15 @@ def _seconds(limit: timedelta | None) -> float | None:
     return None if limit is None else limit.total_seconds()
 
 
-def _run_in_thread(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+def _check_wanted(call: ActivityCall) -> None:
+    if call.is_void:
+        raise asyncio.CancelledError(f"{call.what}: nobody wants this attempt any more; it has not begun")
+
+
+def _run_in_thread(call: ActivityCall, kwargs: dict[str, Any]) -> Any:
+    _check_wanted(call)
     try:
-        return fn(**kwargs)
+        return call.fn(**kwargs)
     except StopIteration as error:  # no future can hold one
         raise RuntimeError(f"the activity raised StopIteration({error.value!r})") from error
 

@@ -47,9 +47,14 @@ class Attempts:
         """Be ready to run attempts."""
         self._runner.open()
 
+    def kill(self) -> None:
+        """No attempt begins from now on, as if the process had ended; what is being executed is cancelled."""
+        for key in list(self._under_way):
+            self._drop(key)
+
     def close(self) -> None:
         """Cancel every attempt; their outcomes interest nobody any more."""
-        self._under_way.clear()
+        self.kill()
         self._runner.close()
 
     @property
@@ -59,8 +64,7 @@ class Attempts:
 
     def abandon(self, entity: EntityId) -> None:
         """This entity has left the host: whoever owns it now begins its attempts anew."""
-        prefix = f"{entity}#"
-        for key in [k for k in self._under_way if k.startswith(prefix)]:
+        for key in [key for key, call in self._under_way.items() if call.entity == entity]:
             self._drop(key)
 
     def begin(
@@ -74,6 +78,7 @@ class Attempts:
     ) -> None:
         """The commit that asked for it is durable (or a journal says so): run it until it has an outcome.
 
+        If it may have been begun before, the caller has seen to it that no outcome of it waits for its turn (P7).
         at_once: a person has asked for the next attempt now. error: there is no further attempt, for this reason.
         """
         if activation.runs.get(run.row.workflow) is not run or operation.number not in run.pending or run.row.paused:
@@ -120,12 +125,25 @@ class Attempts:
         def begin() -> None:
             call.waiting = None
             if self._under_way.get(call.key) is call:
-                self._start(call)
+                if self._is_wanted(call):
+                    self._start(call)
+                else:
+                    del self._under_way[call.key]
 
         if delay_s > 0.0:
             call.waiting = self._engine.call_later(delay_s, begin)
         else:
             begin()
+
+    def _is_wanted(self, call: ActivityCall) -> bool:
+        """Whether a further attempt may begin: its outcome has not come meanwhile, as far as this host knows.
+
+        If the commit of that outcome fails, the entity is loaded again, and the activity begun again by that.
+        """
+        activation = self._engine.active.get(call.entity)
+        return activation is None or (
+            activation.waits_for(call.operation) and call.operation not in activation.outcomes_waiting()
+        )
 
     def _start(self, call: ActivityCall) -> None:
         call.is_running = True
@@ -153,6 +171,7 @@ class Attempts:
         call = self._under_way.pop(key, None)
         if call is None:
             return
+        call.is_void = True
         if call.waiting is not None:
             call.waiting.cancel()
         if call.is_running:

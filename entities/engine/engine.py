@@ -178,8 +178,9 @@ class Engine:
             self._remove(activation)
 
     def kill(self) -> None:
-        """Drop everything as a crash would: nothing more is written or answered (fenced hosts, crash tests)."""
+        """Drop everything as a crash would: nothing more is written, answered or begun (fenced hosts, crash tests)."""
         self.is_stopped = True
+        self.attempts.kill()
         self.suspects.close()
         self.holds.close()
         self.epochs.clear()

@@ -23,7 +23,10 @@ def begin(activation: "Record", run: "Run", operation: "Operation") -> None:
     before = activation.attempts.get(address)
     if before is not None and before.status is not AttemptStatus.RETRYING:
         return  # it waits for a person or for the outside: there was no attempt to lose
-    if not engine.suspects.is_lost(activation.id, run, before.next_us if before else 0):
+    # What is under way here was not lost: a run that went on in the moments of the takeover looks as old as it.
+    if engine.attempts.is_under_way(activation.id, address) or not engine.suspects.is_lost(
+        activation.id, run, before.next_us if before else 0
+    ):
         engine.attempts.begin(activation, run, operation)
         return
     attempt = before.attempt + 1 if before else 1
@@ -48,7 +51,9 @@ def begin(activation: "Record", run: "Run", operation: "Operation") -> None:
     if is_final and policy.on_exhausted == "pause" and not policy.forbids(error):
         is_final = False
         activation.attempts[address] = row = row._replace(status=AttemptStatus.PAUSED)
-    activation.note_lost_attempt(
-        row,
-        lambda: engine.attempts.begin(activation, run, operation, error=error if is_final else None),
-    )
+
+    def go_on() -> None:
+        if address not in activation.outcomes_waiting():
+            engine.attempts.begin(activation, run, operation, error=error if is_final else None)
+
+    activation.note_lost_attempt(row, go_on)

@@ -131,6 +131,11 @@ class Suspects:
             case Delivery():
                 return False
 
+    def outcomes_of(self, entity: EntityId) -> set[str]:
+        """Addresses of activities whose outcome is held: they must not be executed again meanwhile (P7)."""
+        items = [case.item for case in (*self._new, *self._held) if isinstance(case, EventCase)]
+        return {i.call.operation for i in items if isinstance(i, ActivityDone) and i.call.entity == entity}
+
     def holds_load(self, loaded: Loaded) -> bool:
         """Hold the activation of an entity whose runs would be replayed; it is loaded again when they may."""
         if loaded.entity in self.passed:

@@ -341,7 +341,7 @@ class MemoryStore(MemoryDirectory):
         for stored, message_id in expired[:limit]:
             del stored.history[message_id]
         for stored in self._entities.values():
-            _prune_runs(stored, before)
+            _prune_journals(stored, before)
         for key, (noted_us, _) in list(self._suspicions.items()):
             if noted_us < before and key[1] not in self._parked_runs(key[0]):
                 del self._suspicions[key]
@@ -362,13 +362,10 @@ def _first(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]
     return [envelope for _, envelope in islice(sorted(inbox.items()), limit)]
 
 
-def _prune_runs(stored: StoredEntity, before: int) -> None:
-    """Remove runs that ended before then, and journals of runs that are gone or replaced and as old."""
-    for workflow, run in list(stored.runs.items()):
-        if run.status.is_terminal and run.ended_us < before:
-            del stored.runs[workflow]
+def _prune_journals(stored: StoredEntity, before: int) -> None:
+    """Remove journals of runs that ended before then or were replaced, and are as old. The latest runs' rows stay."""
     for (workflow, run_id, number), (recorded_us, _) in list(stored.journal.items()):
-        run_now = stored.runs.get(workflow)
-        is_current = run_now is not None and run_now.run_id == run_id
-        if not is_current and recorded_us < before:
+        run = stored.runs.get(workflow)
+        is_needed = run is not None and run.run_id == run_id and not (run.status.is_terminal and run.ended_us < before)
+        if not is_needed and recorded_us < before:
             del stored.journal[workflow, run_id, number]

@@ -152,11 +152,15 @@ class EntityStore(Protocol):
         ...
 
     async def prune(self, *, older_than_us: int, limit: int) -> int:
-        """Delete history rows older than `older_than_us` microseconds, and rows of runs and journals that ended
-        longer ago than that; at most `limit` history rows per call. Returns the number of history rows deleted.
-        Suspicions as old go as well, but for those of parked runs: they are what keeps the run parked.
+        """Delete history rows older than `older_than_us` microseconds, and journals (and results of transactional
+        steps) of runs that ended longer ago than that, or that others have replaced. Suspicions as old go as well,
+        but for those of parked runs: they are what keeps the run parked.
 
-        Never touches inbox rows, reminders, live runs or dead letters.
+        At most `limit` rows of a kind per call; returns how many of the kind of which most were deleted, so less than
+        `limit` means that nothing is left to delete.
+
+        Never touches inbox rows, reminders, dead letters, or the rows of runs: that of the latest run of each workflow,
+        with its outcome, is kept as long as its entity (one per workflow method, so P10 holds).
         """
         ...
 

@@ -7,6 +7,8 @@ crashes and failures at random commits; result, state, and what reached others m
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from random import Random
@@ -44,6 +46,8 @@ class Outside:
     store: FaultyStore = field(default_factory=FaultyStore)
     violations: list[str] = field(default_factory=list[str])
     failures: dict[str, int] = field(default_factory=dict[str, int])
+    began: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """By idempotency key: which host's thread began which attempt, and when."""
 
 
 outside = Outside()
@@ -52,8 +56,10 @@ outside = Outside()
 @activity(retry=QUICKLY.__class__(initial=QUICKLY.initial, maximum=QUICKLY.maximum, non_retryable=[CardDeclined]))
 async def step(number: int, failures: int, is_fatal: bool) -> int:
     info = activity_info()
+    began = outside.began.setdefault(info.idempotency_key, [])
+    began.append(f"attempt {info.attempt} on thread {threading.get_ident():x} at {time.monotonic():.4f}")
     if info.idempotency_key in outside.store.settled:
-        outside.violations.append(info.idempotency_key)
+        outside.violations.append(f"{info.idempotency_key} began although it has its outcome: {'; '.join(began)}")
     if is_fatal:
         raise CardDeclined(str(number))
     failed = outside.failures.get(info.idempotency_key, 0)
@@ -414,6 +420,7 @@ async def play(parts: list[Any], random: Random | None) -> tuple[Any, Any, int]:
     assert outside.violations == []
     assert store.dead_letters == []
     assert store.attempt_rows() == []
+    assert [(str(entity), row.workflow) for entity, row in store.runs() if row.in_flight] == []
     assert store._entities[EntityId("Machine", "m")].items == {}
     return result, left, total
 

@@ -9,6 +9,7 @@ import pytest
 
 from perdure.entities import Conflict, NoSuchOperation, OperationSettled, RunEnded
 from perdure.entities.engine.settings import EngineSettings
+from perdure.entities.store.rows import Batch
 from perdure.entities.testing import LocalCluster
 
 from .faults import Crasher, Fault
@@ -38,9 +39,20 @@ async def meddle(random: Random) -> int:
             return paused
 
 
+async def nobody_takes_up_what_waits_for_people(batch: Batch) -> None:
+    """A run that is paused has no work for whoever gains its shard."""
+    outside.violations += [
+        f"{write.entity}: {row.workflow} is paused and in flight"
+        for write in batch.writes
+        for row in write.runs
+        if row.paused and row.in_flight
+    ]
+
+
 async def play(parts: list[Any], random: Random | None) -> tuple[Any, Any]:
     outside.__init__()  # type: ignore[misc]
     store = outside.store
+    store.written = nobody_takes_up_what_waits_for_people
     settings = EngineSettings(mail_poll_s=0.05, evict_after_every_turn=random is not None and random.random() < 0.5)
     if random is not None:
         kinds = [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.BEFORE, Fault.AFTER, Fault.CONFLICT]
@@ -65,7 +77,9 @@ async def play(parts: list[Any], random: Random | None) -> tuple[Any, Any]:
         held = [item for stored in store._entities.values() for item in stored.items.values()]
     assert held == []
     assert outside.violations == []
+    assert store.dead_letters == []
     assert store.attempt_rows() == []
+    assert [(str(entity), row.workflow) for entity, row in store.runs() if row.in_flight] == []
     return result, left
 
 

@@ -1,5 +1,7 @@
 """What reading promises, of every store."""
 
+import json
+
 from perdure.entities.ids import EntityId
 from perdure.entities.shard import shard_of
 from perdure.entities.store.rows import RunStatus
@@ -161,11 +163,48 @@ async def test_prune_never_touches_what_is_still_needed(world: World) -> None:
     (loaded,) = await world.store.load([A])
     assert loaded.version == 1
     assert len(loaded.inbox) == 1
-    assert [r.workflow for r in loaded.runs] == ["live", "parked"]
+    assert [r.workflow for r in loaded.runs] == ["ended", "live", "parked"]
     assert [e.workflow for e in loaded.journal] == ["live", "parked"]
+    for workflow, run_id, left in (("ended", "e", 0), ("live", "former", 0), ("live", "l", 1)):
+        assert len(await world.store.journal(A, workflow, run_id)) == left, workflow
     assert len((await world.store.due(ALL, until_us=2_000_000, limit=5))[1]) == 1
     # The removed runs' journals are really gone: their places are free again.
     await world.commit(world.write(A, 1, runs=[ended], journal=[entry(0, "ended", "e"), replaced]))
+
+
+async def test_the_latest_run_of_a_workflow_is_kept_with_its_outcome(world: World) -> None:
+    """A start repeated years later joins it; only its journal goes."""
+    outcome = b'{"paid": 5}'
+    ended = run("w", "r1", status=RunStatus.COMPLETED, outcome=outcome, ended_us=1)
+    failed = run("v", "r2", status=RunStatus.FAILED, outcome=b'{"code": "x"}', ended_us=1)
+    await world.commit(world.write(A, runs=[ended, failed], journal=[entry(0, "w", "r1"), entry(1, "w", "r1")]))
+    kept = await world.store.run(A, "w"), await world.store.run(A, "v")
+    for _ in range(2):
+        await world.store.prune(older_than_us=-1, limit=100)
+    assert (await world.store.run(A, "w"), await world.store.run(A, "v")) == kept
+    assert kept[0] is not None
+    assert json.loads(kept[0].outcome) == json.loads(outcome)
+    assert await world.store.journal(A, "w", "r1") == []
+
+
+async def test_the_journal_of_an_ended_run_is_kept_for_the_retention(world: World) -> None:
+    """Counted from its end, however old its entries are."""
+    now_us = await world.store.clock_us()
+    ended = run("w", "r1", status=RunStatus.COMPLETED, ended_us=now_us + HOUR_US)
+    await world.commit(world.write(A, runs=[ended], journal=[entry(0, "w", "r1")]))
+    await world.store.prune(older_than_us=-1, limit=100)
+    assert len(await world.store.journal(A, "w", "r1")) == 1
+    await world.store.prune(older_than_us=-2 * HOUR_US, limit=100)
+    assert await world.store.journal(A, "w", "r1") == []
+
+
+async def test_prune_says_whether_journals_are_left(world: World) -> None:
+    """A workflow writes many journal rows for each message: they must not pile up behind the limit."""
+    ended = run("w", "r1", status=RunStatus.COMPLETED, ended_us=1)
+    await world.commit(world.write(A, runs=[ended], journal=[entry(n, "w", "r1") for n in range(10)]))
+    while await world.store.prune(older_than_us=-1, limit=3) >= 3:
+        pass
+    assert await world.store.journal(A, "w", "r1") == []
 
 
 async def test_the_journal_of_an_ended_run_can_be_read(world: World) -> None:

@@ -19,7 +19,6 @@ from ...store.rows import (
 )
 from .. import lost_attempts
 from ..deliveries import (
-    ActivityDone,
     Begin,
     CheckConditions,
 )
@@ -105,12 +104,12 @@ class Rebuild(Staging):
 
     def start_pending(self) -> None:
         """After activation: start again the activities whose outcome is not known."""
-        queued = {(i.call.operation) for i in self.mailbox if isinstance(i, ActivityDone)}
+        known = self.outcomes_waiting()
         for run in self.runs.values():
             if run.row.paused:
                 continue
             for operation in run.pending.values():
-                if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in queued:
+                if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in known:
                     lost_attempts.begin(self, run, operation)
             item = Begin(run) if not run.has_begun else CheckConditions(run) if run.true_conditions() else None
             suspects = self.engine.suspects

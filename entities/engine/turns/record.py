@@ -183,6 +183,11 @@ class Record:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
         raise NotImplementedError
 
+    def outcomes_waiting(self) -> set[str]:
+        """Addresses of activities whose outcome has come and waits for its turn, here or under suspicion."""
+        queued = {item.call.operation for item in self.mailbox if isinstance(item, ActivityDone)}
+        return queued | self.engine.suspects.outcomes_of(self.id)
+
     def note_lost_attempt(self, row: AttemptRow, then: Output) -> None:
         """Write down an attempt that died with its host; once that is durable, go on."""
         self._writing().attempts_set.append(row)

@@ -249,7 +249,7 @@ class Resumes(Waits):
     def _close_run(self, write: EntityWrite, row: RunRow, status: RunStatus, outcome: bytes) -> None:
         if row.paused:
             self._release_held(write, row)
-        children = row.children
+        children, waiting = row.children, row.reply_to
         row = row._replace(
             status=status,
             ended_us=self.engine.now_us(),
@@ -258,6 +258,7 @@ class Resumes(Waits):
             waiting="",
             paused="",
             children=(),
+            reply_to=(),
         )
         run = self.runs.pop(row.workflow, None)
         self._set_row(write, row)
@@ -265,7 +266,7 @@ class Resumes(Waits):
             self._leave(run)
         for child in children:
             self._close_child(write, child)
-        for reply_to in row.reply_to:
+        for reply_to in waiting:
             self._send_reply(write, reply_to, ok=status is RunStatus.COMPLETED, body=outcome)
         self._output(None, lambda: self.engine.run_ended(self.id, row, self.tell_result_of(row)))
 

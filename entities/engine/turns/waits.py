@@ -21,7 +21,7 @@ import msgspec
 
 from ...messages import OperationAddress
 from ...store.rows import AttemptRow, AttemptStatus, EntityWrite, MailboxItem, ReminderKind, ReminderRow, RunRow
-from ..deliveries import NOTHING, ActivityDone, ActivityWaits, Item
+from ..deliveries import NOTHING, ActivityWaits, Item
 from ..journal import Event, OperationKind, Tried
 from ..run import ActivityDetail, Operation, Run
 from .held import Held
@@ -138,8 +138,7 @@ class Waits(Held):
 
     def _begin_again(self, run: Run, operation: Operation, *, at_once: bool = False) -> None:
         """After a commit: let an activity go on, unless its outcome is waiting for its turn (P7)."""
-        address = run.address(operation.number)
-        if not any(isinstance(item, ActivityDone) and item.call.operation == address for item in self.mailbox):
+        if run.address(operation.number) not in self.outcomes_waiting():
             self.engine.attempts.begin(self, run, operation, at_once=at_once)
 
     # --- what is under way ---

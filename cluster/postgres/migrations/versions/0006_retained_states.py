@@ -1,4 +1,7 @@
-"""History and journal rows keep the state that their turn left: for time travel. NULL in rows of older releases."""
+"""History and journal rows keep the state that their turn left: for time travel. NULL in rows of older releases.
+
+Ended runs keep their rows for good, so no janitor looks for those any more: the index that it used goes.
+"""
 
 from alembic import op
 
@@ -12,6 +15,7 @@ def upgrade() -> None:
     schema = f'"{op.get_context().version_table_schema}"'
     op.execute(f"alter table {schema}.history add column state jsonb")
     op.execute(f"alter table {schema}.journal add column state jsonb")
+    op.execute(f"drop index {schema}.ix_runs_expiry")
 
 
 def downgrade() -> None:
