@@ -35,7 +35,7 @@ def year_stand_ins() -> list[Fake]:
         fake(is_paying, True),
         fake(bill, fails(1, then=RECEIPT)),
         fake(send_thanks),
-        fake(announce, fails(1)),
+        fake(announce),
     ]
 
 
