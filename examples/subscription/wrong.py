@@ -1,8 +1,11 @@
-"""What must not be released: the third release by somebody who forgot `patched`.
+"""What must not be released: the third release by somebody who thought that no journal of before was left.
 
-Nobody is billed twice by it, nor otherwise than agreed: runs that do not fit are parked, execute nothing, and go on
-under the right release. `perdure replay examples.subscription.wrong --dsn ...` says so before the release.
+`deprecate_patch` came too early. Nobody is billed twice by that, nor otherwise than agreed: a run with an older journal
+is parked, executes nothing, and goes on under the right release. `perdure replay examples.subscription.wrong --dsn ...`
+says so before.
 """
+
+from perdure.entities import deprecate_patch
 
 from . import third
 
@@ -11,4 +14,5 @@ class Subscription(third.Subscription, name="Subscription", version=2):
     """The key is the customer."""
 
     def is_announced(self) -> bool:
+        deprecate_patch("announced")
         return True
