@@ -60,7 +60,7 @@ clean: ## remove caches and builds; keeps .venv and .perdure
 bench: $(READY) ## the benchmarks: a table, about two minutes
 	$(BIN)/python -m bench
 
-CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation zombie
+CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation years zombie
 
 .PHONY: campaigns
 campaigns: $(READY) ## real faults on a real cluster, one campaign after the other, about fifteen minutes

@@ -22,6 +22,7 @@ CAMPAIGNS = {
     "dedicated": "an entity in a Ray actor of its own, killed",
     "transfers": "64 transfers at a time, by transaction and by saga, while hosts are killed",
     "exactly-once-messages": "numbered messages from entity to entity while hosts are killed",
+    "years": "fifty subscriptions of ten years, three releases and a wrong one, fifty restarts",
     "programs": "random asyncio programs, evicted and crashed at random (no Ray, no Postgres)",
 }
 LIMIT_S = 1_800.0

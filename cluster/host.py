@@ -228,7 +228,7 @@ class Host:
                 log.warning("host %s could not renew its lease: %s", self._incarnation, error)
                 is_failed = True
             else:
-                self._engine.set_lease(terms.trusted_until(asked_at), database_us)
+                self._engine.set_lease(terms.trusted_until(asked_at), database_us, asked_at)
             await asyncio.sleep(terms.pause_s(asked_at=asked_at, now=time.monotonic(), failed=is_failed))
 
     def _fenced(self, reason: str) -> None:

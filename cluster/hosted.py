@@ -41,7 +41,7 @@ class HostedEngine(Protocol):
         """Accept nothing more for these shards; when it returns they may be released."""
         ...
 
-    def set_lease(self, monotonic_deadline: float, database_us: int) -> None:
+    def set_lease(self, monotonic_deadline: float, database_us: int, asked_at: float = 0.0) -> None:
         """How long this host may answer from memory."""
         ...
 

@@ -1,12 +1,14 @@
-"""The database's time, estimated without asking.
+"""The database's time, estimated without asking (P6).
 
 Every answer of the database brings its time. Between answers the host adds its own monotonic clock. The estimate is a
 lower bound of the database's time (the answer was on its way for a while), so nothing judged due by it is early; the
 commit checks that again.
-"""
 
-STEP_US = 100_000
-"""A newer answer this far behind the estimate means that the database's clock was set back."""
+How far the estimate lags matters as well: a sleep is counted from it, and would end early by as much. Of several
+bounds the highest therefore stands. That an answer is behind it proves nothing: it may have been slow. Only if the
+database's time is behind it even on the assumption that it was read the moment the question was sent, has that clock
+been set back (or runs slower than ours).
+"""
 
 
 class DatabaseClock:
@@ -15,12 +17,12 @@ class DatabaseClock:
     def __init__(self, database_us: int, monotonic: float) -> None:
         self._offset_us = database_us - monotonic * 1e6
 
-    def observe(self, database_us: int, monotonic: float) -> None:
-        """The database said this time; `monotonic`: when its answer was received, seconds."""
-        offset_us = database_us - monotonic * 1e6
-        # Of several lower bounds the highest is the best one, unless the clock was really set back.
-        if offset_us > self._offset_us or self._offset_us - offset_us > STEP_US:
-            self._offset_us = offset_us
+    def observe(self, database_us: int, *, sent: float, received: float) -> None:
+        """The database said this time. `sent`, `received`: monotonic times of question and answer, seconds."""
+        lowest_us = database_us - received * 1e6
+        highest_us = database_us - sent * 1e6
+        if lowest_us > self._offset_us or highest_us < self._offset_us:
+            self._offset_us = lowest_us
 
     def now_us(self, monotonic: float) -> int:
         """The estimate at this monotonic time."""

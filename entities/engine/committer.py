@@ -103,6 +103,7 @@ class Committer:
         if not (batch.writes or batch.arrivals or batch.attempts):
             return True
         engine = self._engine
+        sent = engine.monotonic()
         try:
             database_us = await engine.store.commit(batch)
         except WriteConflict as conflict:
@@ -132,20 +133,19 @@ class Committer:
             self.failures += 1
             self._lost(activations, arrivals)
             return False
-        self._succeeded(batch, database_us, activations, arrivals)
+        engine.clock.observe(database_us, sent=sent, received=engine.monotonic())
+        self._succeeded(batch, activations, arrivals)
         return True
 
     def _succeeded(
         self,
         batch: Batch,
-        database_us: int,
         activations: "list[Record]",
         arrivals: "list[tuple[Record, Delivery]]",
     ) -> None:
         engine = self._engine
         self.commits += 1
         self.written += len(batch.writes)
-        engine.clock.observe(database_us, engine.monotonic())
         for activation in activations:
             if not activation.is_dead:
                 activation.committed()

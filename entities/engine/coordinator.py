@@ -95,7 +95,9 @@ class Coordinator:
             try:
                 if refusal is None:
                     try:
-                        engine.clock.observe(await engine.store.transact(batch), engine.monotonic())
+                        sent = engine.monotonic()
+                        database_us = await engine.store.transact(batch)
+                        engine.clock.observe(database_us, sent=sent, received=engine.monotonic())
                     except (WriteConflict, NotStorable) as problem:
                         refusal = problem
                     else:

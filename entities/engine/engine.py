@@ -199,11 +199,11 @@ class Engine:
             self.kill()
             self._outlets.fenced(reason)
 
-    def set_lease(self, monotonic_deadline: float, database_us: int) -> None:
-        """The lease was renewed until then, counted from when the renewal was *sent*."""
+    def set_lease(self, monotonic_deadline: float, database_us: int, asked_at: float = 0.0) -> None:
+        """The lease was renewed until then, counted from when the renewal was *sent* (`asked_at`)."""
         self._lease_until = monotonic_deadline
         if database_us:
-            self.clock.observe(database_us, self.monotonic())
+            self.clock.observe(database_us, sent=asked_at, received=self.monotonic())
 
     def has_lease(self) -> bool:
         """Whether this host may answer from memory without asking the store."""

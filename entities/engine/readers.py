@@ -280,8 +280,9 @@ class Readers:
             limit = engine.settings.timer_batch * 2
             shards = list(engine.epochs)
             engine.wheel.begin_read(until_us)
+            sent = engine.monotonic()
             database_us, rows = await engine.store.due(shards, until_us=until_us, limit=limit)
-            engine.clock.observe(database_us, engine.monotonic())
+            engine.clock.observe(database_us, sent=sent, received=engine.monotonic())
             horizon_us = rows[-1].due_us if len(rows) >= limit else until_us
             engine.wheel.loaded([row for row in rows if engine.owns(row.entity)], horizon_us)
             self.nudge_timers()

@@ -1,4 +1,7 @@
-"""A subscription: fourteen days for nothing, then a bill every thirty days until somebody cancels."""
+"""A subscription: fourteen days for nothing, then a bill every thirty days until somebody cancels.
+
+The first release. What became of it years later, with customers of every age: `second.py`, `third.py`.
+"""
 
 from datetime import datetime, timedelta
 from typing import Literal
@@ -21,6 +24,7 @@ class Plan(BaseModel, frozen=True):
     cents: int = 900
     trial_s: float = 14 * DAY
     period_s: float = 30 * DAY
+    bills_per_journal: int = BILLS_PER_JOURNAL
 
 
 PLAN = Plan()
@@ -54,10 +58,10 @@ class Subscription(Entity):
                 return self.end("Trial expired")
             self.status = "Active"
 
-        for _ in range(BILLS_PER_JOURNAL):
+        for _ in range(plan.bills_per_journal):
             if await self.cancelled_within(plan.period_s):
                 break
-            receipt = await bill(self.key, plan.cents)
+            receipt = await bill(self.key, self.billings + 1, plan.cents)
             if receipt.is_cancelled:
                 break
             self.billings += 1

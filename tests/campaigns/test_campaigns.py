@@ -19,6 +19,7 @@ SHORT = {
     "passivation": [],
     "programs": ["--rounds", "40"],
     "transfers": ["--seconds", "12"],
+    "years": ["--rounds", "12", "--hosts", "2"],
     "zombie": ["--rounds", "2"],
 }
 
