@@ -94,7 +94,7 @@ class Activation(Maintenance):
         self.by_id[envelope.id] = delivery
         if delivery.needs_lookup:
             self.engine.look_up(self, delivery)
-        if delivery.is_one_way and envelope.sender in self.blocked:
+        if envelope.sender in self.blocked and delivery.is_one_way and envelope.kind is not Kind.REPLY:
             self.blocked[envelope.sender].append(delivery)
             self.engine.persist(self, delivery)
             return

@@ -102,6 +102,9 @@ class Operate(Reruns):
         if row.status.is_terminal:
             raise RunEnded(f"{self.id}.{row.workflow} has ended already ({row.status}); there is nothing to resume")
         if row.status is RunStatus.PARKED:
+            if self.engine.suspects.is_held_against(self.id, row):
+                self._after(delivery, self.engine.suspects.pardon(self.id, row))
+                return
             # Its code may fit by now: begin again from the store, as after a deploy.
             self._consume(delivery, ok=True, body=NULL)
             self._output(None, lambda: self.engine.drop(self))

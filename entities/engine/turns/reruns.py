@@ -14,6 +14,9 @@ The journal of an ended run is not in memory: it is read first, while other turn
 again.
 """
 
+from collections.abc import Coroutine
+from typing import Any
+
 from ...errors import Conflict, NoSuchOperation, PerdureError, RunParked
 from ...ids import rerun_of
 from ...messages import Status, encode_json
@@ -67,8 +70,16 @@ class Reruns(Listing):
 
     def _read_journal(self, delivery: Delivery, row: RunRow) -> None:
         async def read() -> None:
+            delivery.journal = await self.engine.store.journal(self.id, row.workflow, row.run_id)
+
+        self._after(delivery, read())
+
+    def _after(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
+        """Try a message again when the store has answered; other turns go on meanwhile."""
+
+        async def wait() -> None:
             try:
-                delivery.journal = await self.engine.store.journal(self.id, row.workflow, row.run_id)
+                await work
             except PerdureError as error:
                 self.by_id.pop(delivery.envelope.id, None)
                 delivery.reply(Status.ERROR, encode_json(error.body()), 0)
@@ -80,7 +91,7 @@ class Reruns(Listing):
             else:
                 self.push_front(delivery)
 
-        self.engine.background(read())
+        self.engine.background(wait())
 
     def _state_after(self, row: RunRow, journal: list[JournalRow], kept: int) -> bytes:
         """The state at the end of the last kept resume. Raises Conflict if others have changed it since."""
@@ -114,7 +125,8 @@ class Reruns(Listing):
         return run
 
     def _take_over(self, delivery: Delivery, run: Run, journal: list[JournalRow], state: bytes | None) -> None:
-        row = run.row
+        # Children that it awaited have ended with the old run; they are started again, and end with this one.
+        row = run.row._replace(children=tuple(run.children[number] for number in run.pending if number in run.children))
         self.serial += 1
         write = self._consume(delivery, ok=True, body=encode_json(row.run_id), by_run=True)
         if state is not None:
