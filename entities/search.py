@@ -166,7 +166,7 @@ def _match(
 
 def _parse(definition: EntityDefinition, after: str) -> ScanCursor:
     shard, slash, key = after.partition("/")
-    if not (slash and shard.isdecimal() and len(shard) < 9):
+    if not (slash and shard.isascii() and shard.isdecimal() and len(shard) < 9 and _is_storable(key)):
         raise InvalidArguments(f"{definition.name}: `after` is not a cursor of a search: {after[:80]!r}", errors=[])
     return ScanCursor(int(shard), key)
 

@@ -1,6 +1,8 @@
 """Where features meet: what each promises must hold while another is at work (P1, P2, P5, P9, P10)."""
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import timedelta
@@ -23,7 +25,9 @@ from perdure.entities import (
     workflow,
 )
 from perdure.entities.engine.children import TooManyChildren
+from perdure.entities.history import history
 from perdure.entities.testing import LocalCluster
+from perdure.entities.timetravel import state_at, state_json
 
 from .conftest import QUICK
 from .faults import FaultyStore
@@ -62,6 +66,12 @@ class Desk(Entity):
     @workflow
     async def takes_one(self) -> str:
         return await self.letters.receive()
+
+    @workflow
+    async def in_steps(self) -> None:
+        for _ in range(3):
+            await quick("step")
+            self.rounds += 1
 
     @workflow
     async def naps(self) -> str:
@@ -238,3 +248,27 @@ async def test_as_many_children_as_there_may_be_survive_a_crash(
     await cluster.crash()
     await desk.set_ready()
     assert await desk.has_children.result(timeout=timedelta(seconds=3)) == 1
+
+
+async def test_running_again_from_an_operation_leaves_the_past_as_it_was(
+    cluster: LocalCluster, store: FaultyStore
+) -> None:
+    """The new run's journal begins with a copy of the old one's: no event, and no state of any version."""
+    desk = Desk.ref("d")
+    await desk.in_steps()
+    await cluster.drained()
+    past = (await history(desk)).version
+    states = [await state_json(desk, version) for version in range(1, past + 1)]
+    events = Counter((event.version, event.kind) for event in (await history(desk)).events)
+    assert [json.loads(state)["rounds"] for state in states] == [0, 1, 2, 3]
+    await desk.in_steps.rerun(from_operation=1)
+    await desk.in_steps.result()
+    await cluster.drained()
+    assert [await state_json(desk, version) for version in range(1, past + 1)] == states
+    assert (await state_at(desk, past + 1)).rounds == 1, "put back by the rerun's own turn"
+    assert (await state_at(desk)).rounds == 3
+    forwards = await history(desk)
+    assert Counter((e.version, e.kind) for e in forwards.events if e.version <= past) <= events
+    backwards = await history(desk, newest_first=True)
+    assert min(event.version for event in backwards.events) == 1
+    assert len(backwards.events) == len(forwards.events)

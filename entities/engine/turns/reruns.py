@@ -21,7 +21,7 @@ from ...errors import Conflict, NoSuchOperation, PerdureError, RunParked
 from ...ids import rerun_of
 from ...messages import Status, encode_json
 from ...operate import Act
-from ...store.rows import JournalRow, RunRow, RunStatus
+from ...store.rows import STATE_NOT_KEPT, JournalRow, RunRow, RunStatus
 from ..deliveries import Delivery
 from ..journal import Entry, decode_entry
 from ..replaying import rebuild_run
@@ -128,13 +128,14 @@ class Reruns(Listing):
         # Children that it awaited have ended with the old run; they are started again, and end with this one.
         row = run.row._replace(children=tuple(run.children[number] for number in run.pending if number in run.children))
         self.serial += 1
-        write = self._consume(delivery, ok=True, body=encode_json(row.run_id), by_run=True)
         if state is not None:
             self.snapshot = state
+        write = self._consume(delivery, ok=True, body=encode_json(row.run_id), by_run=True)
         self.runs[row.workflow] = run
         run.last_turn = -1
         for entry in journal:
-            write.journal.append(entry._replace(run_id=row.run_id, version=self.version - 1))
+            # Of no version of the entity: nothing that this entry tells has happened again, and no past state is its.
+            write.journal.append(entry._replace(run_id=row.run_id, version=0, state=STATE_NOT_KEPT))
         self._set_row(write, row)
         for operation in list(run.pending.values()):
             self._schedule(write, run, operation)
