@@ -204,11 +204,7 @@ class Activation(Maintenance):
                     self._resume(item.run, [Event(EventKind.START)], item)
             case CheckConditions():
                 if self.runs.get(item.run.row.workflow) is item.run and not item.run.row.paused:
-                    events = item.run.true_conditions()
-                    if events:
-                        self._resume(item.run, events, item)
-                    else:
-                        self._note_true_conditions(item.run, are_true=False)
+                    self._look_again(item)
 
     def _process_delivery(self, delivery: Delivery) -> None:
         envelope = delivery.envelope

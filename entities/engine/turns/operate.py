@@ -193,7 +193,7 @@ class Operate(Reruns):
             raise InvalidArguments(
                 f"{what} is a {operation.kind} {operation.name}; this is for activities only", errors=[]
             )
-        if run.row.paused and number in self._held_operations(run):
+        if run.row.paused and number in self._held_operations(run.row):
             raise OperationSettled(f"{what} has its outcome already; the run is paused and takes it when it is resumed")
         return run, operation
 

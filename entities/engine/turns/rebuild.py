@@ -119,7 +119,9 @@ class Rebuild(Staging):
         for operation in run.pending.values():
             if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in queued:
                 lost_attempts.begin(self, run, operation)
-        return Begin(run) if not run.has_begun else CheckConditions(run) if run.true_conditions() else None
+        if not run.has_begun:
+            return Begin(run)
+        return CheckConditions(run) if self.is_holding(run.row) or run.true_conditions() else None
 
     def park_run(self, run: Run, verdict: PerdureError) -> None:
         """Stop a live run for good, or until an operator lets it go on."""
