@@ -56,7 +56,7 @@ def activity_router(
                 "requestBody": {
                     "required": action is Action.FAIL_ATTEMPT,
                     "content": {"application/json": {"schema": body}},
-                }
+                },
             },
         )
     return router

@@ -4,17 +4,14 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from perdure.entities import (
-    ApplicationError,
     Entity,
+    InvalidTransaction,
     Mailbox,
-    RetryPolicy,
     WorkflowCancelled,
     activity,
     condition,
@@ -112,8 +109,8 @@ class Desk(Entity):
         self.ready = True
 
     @handler
-    async def start_child(self, child: str) -> None:
-        await Clerk.ref(child).idles.start()
+    async def announce(self) -> int:
+        return await publish("desk.opened")
 
     @query
     async def is_ready(self) -> bool:
@@ -122,6 +119,10 @@ class Desk(Entity):
 
 class Clerk(Entity):
     done: int = 0
+
+    @handler(on_event="desk.opened", key=lambda _: "listens")
+    async def heard(self) -> None:
+        self.done += 1
 
     @workflow
     async def reports(self, to: str, count: int) -> int:
@@ -220,7 +221,7 @@ async def test_a_cancelled_paused_run_is_cancelled_when_it_goes_on(cluster: Loca
 
 
 async def test_the_child_of_a_run_that_was_run_again_ends_with_it(cluster: LocalCluster, store: FaultyStore) -> None:
-    desk, child = Desk.ref("d"), Clerk.ref("child")
+    desk = Desk.ref("d")
 
     async def lives() -> bool:
         await cluster.drained()
@@ -272,3 +273,17 @@ async def test_running_again_from_an_operation_leaves_the_past_as_it_was(
     backwards = await history(desk, newest_first=True)
     assert min(event.version for event in backwards.events) == 1
     assert len(backwards.events) == len(forwards.events)
+
+
+async def test_publishing_in_a_transaction_is_refused_and_possible_through_a_message(cluster: LocalCluster) -> None:
+    desk = Desk.ref("d")
+    with pytest.raises(InvalidTransaction, match=r"Desk/d: a handler published an event.*`\.send`"):
+        async with transaction(desk) as (d,):
+            await d.announce()
+    with pytest.raises(InvalidTransaction):
+        async with transaction(desk):
+            await publish("desk.opened")
+    async with transaction(desk) as (d,):
+        d.rounds += 1
+        await desk.announce.send()
+    await becomes(Clerk.ref("listens").how_many, 1)
