@@ -18,7 +18,9 @@ from ..entities.ids import SendClock, keyed_message_id, new_message_id
 from ..entities.messages import Envelope, Kind, encode_json
 from ..entities.operate import Action, act_on, outside_error
 from ..entities.signature import PAYLOAD_BYTES_MAX
+from .archive_openapi import TOKEN
 from .exchange import caller_of
+from .openapi import PROBLEM
 from .problems import Refused, problem
 from .repair import Applied, FailedAttempt, read_body
 from .requests import read_json, read_wishes
@@ -48,11 +50,13 @@ def activity_router(
             methods=["POST"],
             summary=summary,
             response_model=Applied,
+            responses={"default": PROBLEM},
             openapi_extra={
+                "parameters": [TOKEN],
                 "requestBody": {
                     "required": action is Action.FAIL_ATTEMPT,
                     "content": {"application/json": {"schema": body}},
-                }
+                },
             },
         )
     return router

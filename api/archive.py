@@ -21,6 +21,7 @@ from ..entities.ids import EntityId, check_key
 from ..entities.maintenance import dead_letters, discard_dead_letter, edit, replay_dead_letter
 from ..entities.search import conditions_of, find
 from ..entities.timetravel import diff, fork, state_json
+from .archive_openapi import DIFF, EDIT, ENTITY, FIND, HISTORY, LETTERS, STATE, described
 from .operations import find_type
 from .problems import Refused, problem
 from .requests import read_flag, read_json
@@ -67,19 +68,19 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
     router = APIRouter(route_class=EntityRoute, redirect_slashes=False)
     views = _Views(registry, settings)
     below = prefix + "/{type}/{key:entity_key}/-/"
-    for path, method, work, summary in (
-        (prefix + "/{type}", "GET", views.find, "Entities by fields of their state"),
-        (below + "history", "GET", views.history, "What happened to an entity"),
-        (below + "state", "GET", views.state, "The state at a version"),
-        (below + "diff", "GET", views.diff, "What changed between two versions"),
-        (below + "export", "GET", views.export, "Everything that is retained of an entity"),
-        (below + "fork", "POST", views.fork, "A new entity from a version"),
-        (below + "edit", "POST", views.edit, "New values for fields of the state"),
-        (below + "replay", "POST", views.replay, "Send a dead letter again"),
-        (below + "discard", "POST", views.discard, "Delete a dead letter"),
-        ("/dead-letters", "GET", views.letters, "Messages that were given up"),
+    for path, method, work, summary, about in (
+        (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", described(FIND)),
+        (below + "history", "GET", views.history, "What happened to an entity", described(HISTORY)),
+        (below + "state", "GET", views.state, "The state at a version", described(STATE)),
+        (below + "diff", "GET", views.diff, "What changed between two versions", described(DIFF)),
+        (below + "export", "GET", views.export, "Everything that is retained of an entity", described(ENTITY)),
+        (below + "fork", "POST", views.fork, "A new entity from a version", described(ENTITY, ForkBody)),
+        (below + "edit", "POST", views.edit, "New values for fields of the state", described(EDIT, EditBody)),
+        (below + "replay", "POST", views.replay, "Send a dead letter again", described(ENTITY, LetterBody)),
+        (below + "discard", "POST", views.discard, "Delete a dead letter", described(ENTITY, LetterBody)),
+        ("/dead-letters", "GET", views.letters, "Messages that were given up", described(LETTERS)),
     ):
-        router.add_api_route(path, _answering(work), methods=[method], summary=summary, tags=["operations"])
+        router.add_api_route(path, _answering(work), methods=[method], summary=summary, tags=["operations"], **about)
     return list(router.routes)
 
 

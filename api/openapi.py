@@ -42,7 +42,7 @@ class StillRunning(BaseModel):
     waited_s: float
 
 
-_KEY: dict[str, Any] = {
+KEY: dict[str, Any] = {
     "name": "key",
     "in": "path",
     "required": True,
@@ -83,7 +83,7 @@ _RESTART: dict[str, Any] = {
     "description": "Start a new run if the last one has ended, whatever its input was.",
     "schema": {"type": "boolean"},
 }
-_PROBLEM: dict[str, Any] = {
+PROBLEM: dict[str, Any] = {
     "description": "A problem (RFC 9457)",
     "content": {
         MEDIA_TYPE: {
@@ -194,7 +194,7 @@ def _needs_body(operation: Operation) -> bool:
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    found = [_KEY]
+    found = [KEY]
     match operation.action:
         case Action.CALL:
             found += [_IDEMPOTENCY, _PREFER_ASYNC, _TIMEOUT, _DELAY]
@@ -216,7 +216,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
-    others: dict[int | str, dict[str, Any]] = {"default": _PROBLEM}
+    others: dict[int | str, dict[str, Any]] = {"default": PROBLEM}
     if operation.action in (Action.CALL, Action.QUERY, Action.RESULT):
         assert not isinstance(operation.member, Mailbox)
         result = result_type(operation.member)

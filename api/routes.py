@@ -23,8 +23,9 @@ from ..entities.definition import EntityDefinition, Registry
 from ..entities.entity import Entity
 from ..entities.errors import PerdureError
 from ..entities.ids import KEY_BYTES_MAX
+from .archive_openapi import TYPE, described
 from .exchange import answer
-from .openapi import documentation, documented_body
+from .openapi import KEY, documentation, documented_body
 from .operations import Operation, Operations, find_type
 from .problems import Refused, instance, problem
 from .settings import Settings
@@ -186,6 +187,7 @@ def gateway_router(
         methods=["GET"],
         summary="What an entity can do",
         tags=["entities"],
+        **described([TYPE, KEY]),
     )
     for definition in registry:
         documented = entity_router(definition.cls, tags=[definition.name], settings=limits)

@@ -37,9 +37,10 @@ async def publish(
 ) -> int:
     """Tell every subscriber of `event`. Returns how many messages that were: 0 if nobody subscribes.
 
-    payload: a mapping, pydantic model or dataclass, sent as a JSON object; none: an empty one. It works everywhere: in
-    a handler the messages leave with its commit, in a workflow it is a journalled call, outside it returns once the
-    messages are durable. idempotency_key: repeats with this key reach each subscriber once (for 24 h by default).
+    payload: a mapping, pydantic model or dataclass, sent as a JSON object; none: an empty one. It works everywhere but
+    in transactions: in a handler the messages leave with its commit, in a workflow it is a journalled call, outside it
+    returns once the messages are durable. idempotency_key: repeats with this key reach each subscriber once (for 24 h
+    by default).
     timeout: how long to wait outside and in workflows; numbers are seconds.
     Raises InvalidArguments if the payload does not suit one of the subscribers; then nobody is told.
     """

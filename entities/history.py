@@ -137,6 +137,8 @@ def events_of(timeline: Timeline, *, is_at_end: bool) -> list[HistoryEvent]:
     journal = _Journal(timeline)
     events: list[HistoryEvent] = []
     for record in sorted(timeline.records, key=lambda r: (r.row.version, isinstance(r.row, JournalRow))):
+        if not record.row.version:
+            continue  # a run's copy of an older one's beginning (engine.turns.reruns): it did not happen again
         if isinstance(record.row, HistoryRow):
             events += journal.of_message(record.at_us, record.row)
         else:

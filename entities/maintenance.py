@@ -197,6 +197,8 @@ def _cursor(letter: Letter) -> str:
 
 def _parse(cursor: str) -> LetterCursor:
     try:
-        return msgspec.json.decode(cursor, type=LetterCursor)
-    except (msgspec.DecodeError, UnicodeError):
+        found = msgspec.json.decode(cursor, type=LetterCursor)
+        from_us(found.died_us)
+    except (msgspec.DecodeError, UnicodeError, OverflowError, ValueError):
         raise InvalidArguments(f"`after` is not a cursor of dead letters: {cursor[:80]!r}", errors=[]) from None
+    return found

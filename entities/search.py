@@ -166,7 +166,7 @@ def _match(
 
 def _parse(definition: EntityDefinition, after: str) -> ScanCursor:
     shard, slash, key = after.partition("/")
-    if not (slash and shard.isdecimal() and len(shard) < 9):
+    if not (slash and shard.isascii() and shard.isdecimal() and len(shard) < 9 and _is_storable(key)):
         raise InvalidArguments(f"{definition.name}: `after` is not a cursor of a search: {after[:80]!r}", errors=[])
     return ScanCursor(int(shard), key)
 
@@ -214,10 +214,15 @@ def _checked(definition: EntityDefinition, field: str, name: str, value: Any) ->
 def _narrow(definition: EntityDefinition, condition: Condition) -> Narrow | None:
     kinds = _kinds(definition.cls.model_fields[condition.field].annotation)
     test, values = _test(kinds, condition)
-    if not test:
+    if not test or not all(map(_is_storable, values)):
         return None
     default = definition.cls(key="default")
     return Narrow(condition.field, test, values, or_missing=condition.holds_for(default))
+
+
+def _is_storable(text: str) -> bool:
+    """Postgres knows no text with NUL or with half a character: it could not even be asked for it."""
+    return "\x00" not in text and (text.isascii() or text == text.encode(errors="replace").decode())
 
 
 _Test = Literal["text_in", "text_from", "text_to", "number_from", "number_to", "is_null", "not_null", ""]

@@ -20,6 +20,9 @@ from .store.archive import Archive
 
 E = TypeVar("E", bound=Entity)
 
+VERSION_MAX = 2**63 - 1
+"""What the store can count to."""
+
 
 async def state_json(entity: Entity | EntityId, version: int | None = None, *, archive: Archive | None = None) -> bytes:
     """The state as JSON that this version left (None: the present one).
@@ -33,7 +36,7 @@ async def state_json(entity: Entity | EntityId, version: int | None = None, *, a
         if snapshot is None:
             raise NoSuchEntity(f"{address}: nothing has been committed for it yet")
         return snapshot.state
-    kept = await reading.state_at(address, version)
+    kept = await reading.state_at(address, min(version, VERSION_MAX))
     if not kept.present:
         raise NoSuchEntity(f"{address}: nothing has been committed for it yet")
     if kept.state is None:

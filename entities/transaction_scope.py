@@ -40,6 +40,14 @@ class Participant:
         """The database's time, µs (a lower bound), as its host knew it."""
         return self.held.now_us + round((asyncio.get_running_loop().time() - self._asked_at) * 1e6)
 
+    @property
+    def registry(self) -> NoReturn:
+        """Asked for by `publish`. The block runs in any process, which need not know all subscribers."""
+        raise InvalidTransaction(
+            f"{self.id}: a handler published an event, which a transaction cannot do: its code runs outside of the "
+            "hosts, which know who subscribes. `.send` to a handler that publishes: it runs once this is committed"
+        )
+
     def part(self) -> Part:
         """What has become of it. Raises StateNotSerialisable, InvalidTransaction."""
         state = self._definition.dump(self.instance)

@@ -162,7 +162,7 @@ reminders = Table(
     Index("ix_reminders_due", "shard", "due_at"),
 )
 
-# The latest run of each workflow, with its outcome; as long as its entity, so that a start repeated years later joins it.
+# The latest run of each workflow, with its outcome; as long as its entity: a start repeated years later joins it.
 runs = Table(
     "runs",
     metadata,

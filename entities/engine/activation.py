@@ -94,7 +94,7 @@ class Activation(Maintenance):
         self.by_id[envelope.id] = delivery
         if delivery.needs_lookup:
             self.engine.look_up(self, delivery)
-        if delivery.is_one_way and envelope.sender in self.blocked:
+        if envelope.sender in self.blocked and delivery.is_one_way and envelope.kind is not Kind.REPLY:
             self.blocked[envelope.sender].append(delivery)
             self.engine.persist(self, delivery)
             return
@@ -204,11 +204,7 @@ class Activation(Maintenance):
                     self._resume(item.run, [Event(EventKind.START)], item)
             case CheckConditions():
                 if self.runs.get(item.run.row.workflow) is item.run and not item.run.row.paused:
-                    events = item.run.true_conditions()
-                    if events:
-                        self._resume(item.run, events, item)
-                    else:
-                        self._note_true_conditions(item.run, are_true=False)
+                    self._look_again(item)
 
     def _process_delivery(self, delivery: Delivery) -> None:
         envelope = delivery.envelope

@@ -118,6 +118,8 @@ class Run:
         self.withdrawn: list[Operation] = []
         self.adopted: list[Child] = []
         """Children with a close policy that this resume has started."""
+        self.children: dict[int, Child] = {}
+        """All of them without an outcome, by operation: known from the journal alone, so that replay counts alike."""
         self.effects = Effects()
         self.entries = 0
         self.journal_bytes = 0
@@ -187,6 +189,7 @@ class Run:
 
     def _complete(self, event: Event) -> None:
         operation = self.pending.pop(event.operation, None)
+        self.children.pop(event.operation, None)
         if operation is None:
             raise ReplayMismatch(f"the outcome of operation #{event.operation}", "no such operation", self.entries)
         future = operation.future
@@ -389,8 +392,8 @@ class Run:
         options: str = "",
     ) -> None:
         number = self._number(OperationKind.SEND, f"{target.type}.{name}")
+        options = self._adopt(options, number, target, name)
         if not self._is_replaying:
-            options = self._adopt(options, number, target, name)
             self.effects.send(
                 target,
                 kind,
@@ -405,13 +408,14 @@ class Run:
         """Options on the wire of a start; with a parent-close policy the child becomes one of this run's."""
         if not options:
             return options
-        if len(self.row.children) + len(self.adopted) >= CHILDREN_MAX:
-            raise TooManyChildren(
-                f"{self.entity}.{self.row.workflow} has {CHILDREN_MAX} children with a parent-close policy that have "
-                "not ended, the limit; await some of them, or start them with parent_close='abandon'"
-            )
         on_the_wire, child = adopt(options, self.address(number), f"{target}#{workflow}")
         if child is not None:
+            if len(self.children) >= CHILDREN_MAX:
+                raise TooManyChildren(
+                    f"{self.entity}.{self.row.workflow} has {CHILDREN_MAX} children with a parent-close policy that "
+                    "have not ended, the limit; await some of them, or start them with parent_close='abandon'"
+                )
+            self.children[number] = child
             self.adopted.append(child)
         return on_the_wire
 

@@ -16,7 +16,8 @@ Protocol (decisions: quarantine.py)
 * It ran and this process lives: what is held against a message is deleted, a run that was only replayed gets its last
   point back. A host that dies first leaves the point to its successor.
 * Refused: a message is answered or dead-lettered, an occurrence of a reminder dead-lettered (the recurring goes on), a
-  run parked. A parked run stays so on every activation while its row stands; `EntityStore.acquit` lets it go.
+  run parked. A parked run stays so on every activation while its row stands; `resume` by an operator deletes that
+  (`pardon`), and it is tried as often as the first time.
 
 Failures: while the store is not available suspects wait. Adding a point whose answer got lost may add two.
 """
@@ -63,6 +64,8 @@ class Suspects:
         """Runs to be parked by the activation under way."""
         self.passed: set[EntityId] = set()
         """Entities that may be activated now."""
+        self._pardoned: set[tuple[EntityId, str]] = set()
+        """Parked runs whose resumption is about to be recorded."""
         self._new: list[Case] = []
         self._held: list[Case] = []
         self._running: list[Case] = []
@@ -167,6 +170,20 @@ class Suspects:
         for run in list(activation.runs.values()):
             if suspect_id(run.row.workflow, run.row.run_id) == subject.id:
                 activation.park_run(run, problem)
+
+    def is_held_against(self, entity: EntityId, row: RunRow) -> bool:
+        """Whether a parked run would be parked again at once; not for the turn that follows its pardon."""
+        if not _is_condemned(row):
+            return False
+        pardoned = (entity, suspect_id(row.workflow, row.run_id)) in self._pardoned
+        self._pardoned.discard((entity, suspect_id(row.workflow, row.run_id)))
+        return not pardoned
+
+    async def pardon(self, entity: EntityId, row: RunRow) -> None:
+        """An operator lets a parked run go on: what is held against it is deleted. Raises StoreUnavailable."""
+        key = entity, suspect_id(row.workflow, row.run_id)
+        await self._engine.store.acquit([key])
+        self._pardoned.add(key)
 
     # --- the service ---
 

@@ -1,6 +1,7 @@
 """Looking at entities and mending them over HTTP, on entities that really run (in memory)."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any
@@ -189,3 +190,38 @@ async def test_dead_letters_are_listed_replayed_and_discarded(client: httpx.Asyn
 async def test_without_a_connection_it_is_a_problem(client: httpx.AsyncClient) -> None:
     set_default(None)
     assert (await get(client, "/entities/Parcel", 503))["code"] == "not_connected"
+
+
+async def test_every_route_tells_its_parameters_and_its_body(client: httpx.AsyncClient) -> None:
+    """A generated client could not even fill in the path otherwise."""
+    document = await get(client, "/openapi.json")
+    assert {"/entities/{type}/{key}/-/edit", "/dead-letters", "/entities/{type}"} <= document["paths"].keys()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            named = {p["name"] for p in operation.get("parameters", []) if p["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)", path)), (method, path)
+            if "/-/" in path and method == "post":
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                assert schema["required"], path
+                assert "default" in operation["responses"], path
+    (edit,) = document["paths"]["/entities/{type}/{key}/-/edit"].values()
+    assert set(edit["requestBody"]["content"]["application/json"]["schema"]["properties"]) == {
+        "fields", "expected_version", "reason", "operator",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dead-letters?after=[99999999999999999999,%22a%22,%22b%22,%22c%22]",
+        "/dead-letters?after=[-999999999999999999,%22a%22,%22b%22,%22c%22]",
+    ],
+)
+async def test_a_cursor_out_of_all_time_is_no_cursor(client: httpx.AsyncClient, path: str) -> None:
+    assert (await get(client, path, 422))["code"] == "invalid_argument"
+
+
+async def test_a_version_beyond_all_numbers_is_not_retained(client: httpx.AsyncClient) -> None:
+    await Parcel.ref("p").set("sent")
+    body = {"new_key": "q", "version": 10**30}
+    assert (await post(client, "/entities/Parcel/p/-/fork", body, 404))["code"] == "version_not_retained"

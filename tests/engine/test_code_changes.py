@@ -415,3 +415,65 @@ async def test_a_long_journal_warns_once_and_then_ends_its_run(
     warned = [record for record in caplog.records if "its journal has" in record.getMessage()]
     assert len(warned) == 1
     assert "11 entries" in warned[0].getMessage()
+
+
+class Answers(Entity):
+    asked: int = 0
+    is_open: bool = False
+
+    @workflow
+    async def answer(self, text: str) -> str:
+        await condition(lambda: self.is_open)
+        return f"answer to {text}"
+
+    @handler
+    async def open(self) -> None:
+        self.is_open = True
+
+
+class Asks(Entity, name="Asks"):
+    got: list[str] = []
+
+    @workflow
+    async def run(self) -> list[str]:
+        answer = await Answers.ref("a").answer("one")
+        self.got.append(answer)
+        return self.got
+
+    @query
+    async def all_got(self) -> list[str]:
+        return self.got
+
+
+class AsksOtherwise(Asks, name="Asks"):
+    @workflow
+    async def run(self) -> list[str]:
+        await asyncio.sleep(1)
+        return []
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_an_answer_that_comes_while_a_run_is_parked_is_there_when_it_goes_on(
+    store: FaultyStore, is_paused: bool
+) -> None:
+    """Nobody sends it again: it would wait for ever."""
+    async with LocalCluster([Asks, Answers], store=store, settings=EVICTING) as cluster:
+        await Asks.ref("q").run.start()
+        await eventually(lambda: EntityId("Answers", "a") in store._entities)
+        if is_paused:
+            await Asks.ref("q").run.pause()
+        await cluster.drained()
+    async with LocalCluster([AsksOtherwise, Answers], store=store, settings=EVICTING) as cluster:
+        with pytest.raises(RunParked):
+            await AsksOtherwise.ref("q").run.result()
+        await Answers.ref("a").open()
+        await eventually(lambda: not store.waiting_messages())
+        await cluster.crash()
+        assert await AsksOtherwise.ref("q").all_got() == []
+    async with LocalCluster([Asks, Answers], store=store, settings=EVICTING) as cluster:
+        if is_paused:
+            await Asks.ref("q").run.resume()
+        assert await Asks.ref("q").run.result(timeout=timedelta(seconds=3)) == ["answer to one"]
+        assert not store.waiting_messages()
+        await cluster.drained()
+        assert not store._entities[EntityId("Asks", "q")].items

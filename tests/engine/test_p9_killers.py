@@ -256,6 +256,25 @@ async def test_a_run_that_kills_is_parked_until_an_operator_lets_it_go_on(
     assert await fragile.run.result() == "done"
 
 
+async def test_resuming_a_run_that_was_parked_for_killing_lets_it_go_on(
+    cluster: LocalCluster, store: CountingStore
+) -> None:
+    fragile = Fragile.ref("f")
+    await fragile.run.start()
+    with pytest.raises(RunParked):
+        await fragile.run.result()
+    deaths = doom.deaths
+    await fragile.run.resume(reason="perhaps")
+    await eventually(lambda: doom.deaths > deaths)
+    with pytest.raises(RunParked, match="ended the hosts"):
+        await fragile.run.result()
+    assert deaths < doom.deaths <= 2 * POINTS_MAX, "it is tried again, as often as the first time"
+    doom.is_armed = False
+    await fragile.run.resume(reason="fixed")
+    assert await fragile.run.result() == "done"
+    await eventually(lambda: store.points() == {})
+
+
 async def test_an_activity_that_kills_its_host_uses_up_its_attempts(cluster: LocalCluster) -> None:
     with pytest.raises(WorkflowFailed) as failure:
         await Fragile.ref("f").dare()

@@ -1,4 +1,4 @@
-"""P1, P7, P10: what stays of an ended run after its messages and journal have been pruned, and what that is good for."""
+"""P1, P7, P10: what stays of an ended run after its messages and journal were pruned, and what that is good for."""
 
 from collections import Counter
 

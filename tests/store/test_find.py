@@ -145,6 +145,16 @@ async def test_other_types_and_entities_without_a_turn_are_not_found(world: Worl
     assert [match.key for match in (await find(Loan, archive=world.store.archive())).matches] == ["l"]
 
 
+@pytest.mark.parametrize("text", ["\x00", "a\x00", "\ud800"])
+async def test_text_that_no_state_can_hold_is_not_found(world: World, text: str) -> None:
+    await world.commit(world.write(EntityId("Loan", "a"), state=b'{"name": "a"}'))
+    archive = world.store.archive()
+    assert (await find(Loan, {"name": text}, archive=archive)).matches == []
+    assert (await find(Loan, {"name__in": [text]}, archive=archive)).matches == []
+    assert len((await find(Loan, {"name__ne": text}, archive=archive)).matches) == 1
+    assert len((await find(Loan, {"name__ge": text}, archive=archive)).matches) == (text <= "a")
+
+
 async def test_a_state_that_does_not_fit_the_class_is_named_not_hidden(world: World) -> None:
     await world.commit(
         world.write(EntityId("Loan", "bad"), state=b'{"status":"unheard of"}', schema_version=1),

@@ -3,6 +3,9 @@
 Promises P5 and P9: whatever waits keeps the order of its sender and holds up nobody else. All of it is in the inbox as
 well, so that nothing acknowledged is in memory only. While a mailbox is full, senders from outside are refused before
 anything is accepted; messages of entities, which are committed by their senders already, wait here in `blocked`.
+
+Answers to calls of this entity's runs wait behind nothing: what they belong to is the call, and the run that waits for
+one may be the very reader that a full mailbox needs.
 """
 
 from collections import deque
@@ -20,7 +23,14 @@ class Held(Record):
     def _hold_back(self, delivery: Delivery) -> None:
         """This message has to wait, and so has what its sender sent later: order per sender (P5)."""
         sender = delivery.envelope.sender
-        later = [i for i in self.mailbox if isinstance(i, Delivery) and i.is_one_way and i.envelope.sender == sender]
+        later = [
+            item
+            for item in self.mailbox
+            if isinstance(item, Delivery)
+            and item.is_one_way
+            and item.envelope.sender == sender
+            and item.envelope.kind is not Kind.REPLY
+        ]
         for item in later:
             self.mailbox.remove(item)
             self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile

@@ -45,7 +45,7 @@ class Listing(Holding):
     def _run_operations(self, row: RunRow) -> RunOperations:
         run = self.runs.get(row.workflow)
         if run is not None:
-            held = self._held_operations(run) if row.paused else set[int]()
+            held = self._held_operations(run.row) if row.paused else set[int]()
             operations = [self._waiting_operation(run, op, is_held=op.number in held) for op in run.pending.values()]
         else:  # parked: all that is known is in the rows of its attempts
             prefix = f"{row.workflow}/{row.run_id}/"

@@ -102,6 +102,9 @@ class Operate(Reruns):
         if row.status.is_terminal:
             raise RunEnded(f"{self.id}.{row.workflow} has ended already ({row.status}); there is nothing to resume")
         if row.status is RunStatus.PARKED:
+            if self.engine.suspects.is_held_against(self.id, row):
+                self._after(delivery, self.engine.suspects.pardon(self.id, row))
+                return
             # Its code may fit by now: begin again from the store, as after a deploy.
             self._consume(delivery, ok=True, body=NULL)
             self._output(None, lambda: self.engine.drop(self))
@@ -190,7 +193,7 @@ class Operate(Reruns):
             raise InvalidArguments(
                 f"{what} is a {operation.kind} {operation.name}; this is for activities only", errors=[]
             )
-        if run.row.paused and number in self._held_operations(run):
+        if run.row.paused and number in self._held_operations(run.row):
             raise OperationSettled(f"{what} has its outcome already; the run is paused and takes it when it is resumed")
         return run, operation
 

@@ -105,16 +105,22 @@ class Rebuild(Staging):
     def start_pending(self) -> None:
         """After activation: start again the activities whose outcome is not known."""
         known = self.outcomes_waiting()
+        suspects = self.engine.suspects
         for run in self.runs.values():
-            if run.row.paused:
-                continue
-            for operation in run.pending.values():
-                if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in known:
-                    lost_attempts.begin(self, run, operation)
-            item = Begin(run) if not run.has_begun else CheckConditions(run) if run.true_conditions() else None
-            suspects = self.engine.suspects
-            if item is not None and not (suspects.taken and suspects.holds_event(self.id, item)):
+            item = None if run.row.paused else self._start_again(run, known)
+            if item is None:
+                # Whoever marked it (a transaction; the end of its being parked) could not know that it only waits.
+                self._note_true_conditions(run, are_true=False)
+            elif not (suspects.taken and suspects.holds_event(self.id, item)):
                 self.push_front(item)
+
+    def _start_again(self, run: Run, known: set[str]) -> Begin | CheckConditions | None:
+        for operation in run.pending.values():
+            if operation.kind is OperationKind.ACTIVITY and run.address(operation.number) not in known:
+                lost_attempts.begin(self, run, operation)
+        if not run.has_begun:
+            return Begin(run)
+        return CheckConditions(run) if self.is_holding(run.row) or run.true_conditions() else None
 
     def park_run(self, run: Run, verdict: PerdureError) -> None:
         """Stop a live run for good, or until an operator lets it go on."""

@@ -203,5 +203,9 @@ class Requests(Queries):
         self._output(delivery, None)
         if run is not None:
             self._resume(run, [event], None, is_same_turn=True)
-        elif (row := self.rows.get(address.workflow)) is not None and row.children:
+            return
+        row = self.rows.get(address.workflow)
+        if row is not None and row.status is RunStatus.PARKED and row.run_id == address.run_id:
+            self._put_held(write, row, [event])
+        elif row is not None and row.children:
             self._child_ended(write, row, delivery.envelope.name)

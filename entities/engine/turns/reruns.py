@@ -14,11 +14,14 @@ The journal of an ended run is not in memory: it is read first, while other turn
 again.
 """
 
+from collections.abc import Coroutine
+from typing import Any
+
 from ...errors import Conflict, NoSuchOperation, PerdureError, RunParked
 from ...ids import rerun_of
 from ...messages import Status, encode_json
 from ...operate import Act
-from ...store.rows import JournalRow, RunRow, RunStatus
+from ...store.rows import STATE_NOT_KEPT, JournalRow, RunRow, RunStatus
 from ..deliveries import Delivery
 from ..journal import Entry, decode_entry
 from ..replaying import rebuild_run
@@ -67,8 +70,16 @@ class Reruns(Listing):
 
     def _read_journal(self, delivery: Delivery, row: RunRow) -> None:
         async def read() -> None:
+            delivery.journal = await self.engine.store.journal(self.id, row.workflow, row.run_id)
+
+        self._after(delivery, read())
+
+    def _after(self, delivery: Delivery, work: Coroutine[Any, Any, None]) -> None:
+        """Try a message again when the store has answered; other turns go on meanwhile."""
+
+        async def wait() -> None:
             try:
-                delivery.journal = await self.engine.store.journal(self.id, row.workflow, row.run_id)
+                await work
             except PerdureError as error:
                 self.by_id.pop(delivery.envelope.id, None)
                 delivery.reply(Status.ERROR, encode_json(error.body()), 0)
@@ -80,7 +91,7 @@ class Reruns(Listing):
             else:
                 self.push_front(delivery)
 
-        self.engine.background(read())
+        self.engine.background(wait())
 
     def _state_after(self, row: RunRow, journal: list[JournalRow], kept: int) -> bytes:
         """The state at the end of the last kept resume. Raises Conflict if others have changed it since."""
@@ -114,15 +125,17 @@ class Reruns(Listing):
         return run
 
     def _take_over(self, delivery: Delivery, run: Run, journal: list[JournalRow], state: bytes | None) -> None:
-        row = run.row
+        # Children that it awaited have ended with the old run; they are started again, and end with this one.
+        row = run.row._replace(children=tuple(run.children[number] for number in run.pending if number in run.children))
         self.serial += 1
-        write = self._consume(delivery, ok=True, body=encode_json(row.run_id), by_run=True)
         if state is not None:
             self.snapshot = state
+        write = self._consume(delivery, ok=True, body=encode_json(row.run_id), by_run=True)
         self.runs[row.workflow] = run
         run.last_turn = -1
         for entry in journal:
-            write.journal.append(entry._replace(run_id=row.run_id, version=self.version - 1))
+            # Of no version of the entity: nothing that this entry tells has happened again, and no past state is its.
+            write.journal.append(entry._replace(run_id=row.run_id, version=0, state=STATE_NOT_KEPT))
         self._set_row(write, row)
         for operation in list(run.pending.values()):
             self._schedule(write, run, operation)

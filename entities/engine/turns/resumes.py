@@ -97,6 +97,16 @@ class Resumes(Waits):
             self._finish(write, run, problem)
         self._changed(run)
 
+    def _look_again(self, item: CheckConditions) -> None:
+        """Whether the run can go on: with what was held while it was parked, or because a condition has become true."""
+        run = item.run
+        if self.is_holding(run.row):
+            self._resume(run, self._release_held(self._writing(), run.row), item)  # settles conditions as well
+        elif events := run.true_conditions():
+            self._resume(run, events, item)
+        else:
+            self._note_true_conditions(run, are_true=False)
+
     def _feed_items(self, write: EntityWrite, run: Run, entry: Entry) -> None:
         while not run.ended:
             for operation in run.receivers():
@@ -247,7 +257,7 @@ class Resumes(Waits):
         self.push_front(Begin(fresh))
 
     def _close_run(self, write: EntityWrite, row: RunRow, status: RunStatus, outcome: bytes) -> None:
-        if row.paused:
+        if self.is_holding(row):
             self._release_held(write, row)
         children, waiting = row.children, row.reply_to
         row = row._replace(

@@ -6,7 +6,8 @@ Promises P7 and P9 rest here. Three kinds of waiting are durable and take no par
   that they hold while it sleeps;
 * an activity whose attempts are used up under `on_exhausted="pause"`;
 * a *paused run*. What happens to it meanwhile is held in order as items of a mailbox of its own (a name that no
-  mailbox of a class can have), in the same commit as the turn that brought it, and fed to it when it is resumed.
+  mailbox of a class can have), in the same commit as the turn that brought it, and fed to it when it is resumed. So
+  are answers that come for a *parked* run.
   Mailbox items stay where they are; conditions are judged by the state as it is when the run goes on.
 
 If the commit of any of these is lost, the turn runs again; if the host dies before it, the attempt is made again, as
@@ -43,22 +44,30 @@ class Waits(Held):
         """In place of a resume: keep the events until the run is resumed."""
         self._enter(None)
         write = self._writing() if is_same_turn else self._turn()
-        name = _held_name(run.row)
-        held = self.items.setdefault(name, deque())
-        for event in events:
-            if event.operation >= 0 and event.operation in self._held_operations(run):
-                continue
-            position = max(self.version, held[-1].position + 1 if held else 0)
-            row = MailboxItem(name, position, str(event.kind), _encode(event))
-            held.append(row)
-            write.items_put.append(row)
-            if event.operation >= 0:
-                self._forget_attempts(write, run.address(event.operation))
+        self._put_held(write, run.row, events)
         self._output(item, None)
 
-    def _held_operations(self, run: Run) -> set[int]:
-        """Operations of a paused run that have their outcome already."""
-        held = self.items.get(_held_name(run.row), ())
+    def _put_held(self, write: EntityWrite, row: RunRow, events: Sequence[Event]) -> None:
+        """Of a paused run; of a parked one the answers to its calls, which nobody would send again."""
+        name = _held_name(row)
+        held = self.items.setdefault(name, deque())
+        for event in events:
+            if event.operation >= 0 and event.operation in self._held_operations(row):
+                continue
+            position = max(self.version, held[-1].position + 1 if held else 0)
+            kept = MailboxItem(name, position, str(event.kind), _encode(event))
+            held.append(kept)
+            write.items_put.append(kept)
+            if event.operation >= 0:
+                self._forget_attempts(write, str(OperationAddress(row.workflow, row.run_id, event.operation)))
+
+    def is_holding(self, row: RunRow) -> bool:
+        """Whether there are events for this run to begin with when it goes on."""
+        return bool(self.items) and _held_name(row) in self.items
+
+    def _held_operations(self, row: RunRow) -> set[int]:
+        """Operations that have their outcome already, of a run that has not gone on since."""
+        held = self.items.get(_held_name(row), ())
         return {event.operation for event in map(_decode, (row.item for row in held)) if event.operation >= 0}
 
     def _release_held(self, write: EntityWrite, row: RunRow) -> list[Event]:

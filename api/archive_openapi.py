@@ -1,0 +1,93 @@
+"""What OpenAPI says about the routes of operators: parameters and bodies that FastAPI cannot see, because they are read
+by hand.
+"""
+
+from typing import Any
+
+import msgspec
+
+from .openapi import KEY, PROBLEM
+
+TYPE: dict[str, Any] = {
+    "name": "type",
+    "in": "path",
+    "required": True,
+    "description": "Name of a class of entities.",
+    "schema": {"type": "string", "minLength": 1},
+}
+TOKEN: dict[str, Any] = {
+    "name": "token",
+    "in": "path",
+    "required": True,
+    "description": "What `activity_info().token` was for the attempt.",
+    "schema": {"type": "string", "minLength": 1},
+}
+IDEMPOTENT_BY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Repeats with this key get the first outcome.",
+    "schema": {"type": "string", "minLength": 1},
+}
+
+
+def asked(name: str, kind: str, description: str, *, is_required: bool = False, **schema: Any) -> dict[str, Any]:
+    """A parameter of the query string."""
+    return {
+        "name": name,
+        "in": "query",
+        "required": is_required,
+        "description": description,
+        "schema": {"type": kind, **schema},
+    }
+
+
+def whole(name: str, description: str, *, is_required: bool = False) -> dict[str, Any]:
+    """A parameter that is a whole number, 0 or more."""
+    return asked(name, "integer", description, is_required=is_required, minimum=0)
+
+
+LIMIT = whole("limit", "How many at most (up to 1,000).")
+AFTER = asked("after", "string", "`next` of the page before.")
+
+
+def described(parameters: list[dict[str, Any]], body: type[msgspec.Struct] | None = None) -> dict[str, Any]:
+    """Keyword arguments of `add_api_route`."""
+    extra: dict[str, Any] = {"parameters": parameters}
+    if body is not None:
+        _, components = msgspec.json.schema_components([body])
+        schema = components[body.__name__]
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"openapi_extra": extra, "responses": {"default": PROBLEM}}
+
+
+ENTITY = [TYPE, KEY]
+FIND = [
+    TYPE,
+    LIMIT,
+    AFTER,
+    {
+        "name": "fields",
+        "in": "query",
+        "description": "Conditions: `field=value`, or `field__ne`, `__lt`, `__le`, `__gt`, `__ge`, `__in` (repeated).",
+        "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        "style": "form",
+        "explode": True,
+    },
+]
+HISTORY = [
+    *ENTITY,
+    whole("after", "Begin after this version (with `newest_first`: before it)."),
+    LIMIT,
+    asked("kind", "array", "Only events of these kinds.", items={"type": "string"}),
+    asked("newest_first", "boolean", "Backwards."),
+]
+STATE = [*ENTITY, whole("version", "Which one; none: the present one.")]
+DIFF = [*ENTITY, whole("from", "Before.", is_required=True), whole("to", "After.", is_required=True)]
+EDIT = [*ENTITY, IDEMPOTENT_BY_KEY]
+LETTERS = [
+    asked("type", "string", "Of entities of this class."),
+    asked("key", "string", "Of this one of them."),
+    asked("since", "string", "Given up at this time or later.", format="date-time"),
+    LIMIT,
+    AFTER,
+]
