@@ -6,7 +6,7 @@ from uuid import uuid4
 from fastapi import Body, FastAPI, Header, HTTPException
 from pydantic import BaseModel, Field
 
-from perdure.api import install, lifespan
+from perdure.api import entity_router, install, lifespan
 from perdure.entities import find
 
 from .activities import Application, Mail
@@ -80,3 +80,6 @@ async def decide(loan_id: str, verdict: Literal["approve", "reject"], by: str, r
 async def mail(address: str) -> list[str]:
     """What was mailed to an address (the demo has no mail server)."""
     return await Mail.ref(address).read()
+
+
+app.include_router(entity_router(Loan), prefix="/entities/Loan")  # GET …/-/history, …/process/operations, POST …/process/cancel
