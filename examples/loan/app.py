@@ -1,13 +1,14 @@
 """Loan applications over HTTP: `perdure dev examples.loan.app`, then http://127.0.0.1:8000/docs."""
 
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import Body, FastAPI, Header, HTTPException
 from pydantic import BaseModel, Field
 
-from perdure.api import entity_router, install, lifespan
-from perdure.entities import find
+from perdure.api import install, lifespan
+from perdure.entities import find, history
 
 from .activities import Application, Mail
 from .entities import Decision, Loan, Paper, Status, Summary
@@ -61,6 +62,24 @@ async def state(loan_id: str) -> Summary:
     return summary
 
 
+class Event(BaseModel, from_attributes=True):
+    """One line of a request's timeline."""
+
+    at: datetime
+    what: str
+    name: str
+    input: Any
+    output: Any
+    error: Any
+
+
+@app.get("/loans/{loan_id}/timeline")
+async def timeline(loan_id: str) -> list[Event]:
+    """Messages, steps with their inputs and outputs, timers and waits, as they happened."""
+    page = await history(Loan.ref(loan_id), limit=1_000)
+    return [Event.model_validate(event) for event in page.events]
+
+
 @app.put("/loans/{loan_id}/documents/{paper}")
 async def upload(loan_id: str, paper: Paper, content: Annotated[str, Body(embed=True)]) -> list[Paper]:
     """Upload a missing document; the answer is what is still missing."""
@@ -80,6 +99,3 @@ async def decide(loan_id: str, verdict: Literal["approve", "reject"], by: str, r
 async def mail(address: str) -> list[str]:
     """What was mailed to an address (the demo has no mail server)."""
     return await Mail.ref(address).read()
-
-
-app.include_router(entity_router(Loan), prefix="/entities/Loan")  # GET …/-/history, …/process/operations, POST …/process/cancel

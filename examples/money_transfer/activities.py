@@ -1,4 +1,4 @@
-"""The two calls to the bank. Ten seconds between attempts; after the last one a person is asked instead of giving up."""
+"""The two calls to the bank. Ten seconds between attempts; after the last one a person is asked."""
 
 from datetime import timedelta
 

@@ -57,9 +57,11 @@ async def stuck() -> list[Stuck]:
     for match in (await find(Transfer, status__in=["Withdrawing", "Depositing"])).matches:
         for run in (Transfer.ref(match.key).run, Transfer.ref(match.key).run_as_saga):
             with suppress(NoSuchRun):  # a transfer is one or the other
-                for it in (await run.operations()).operations:
-                    if it.status == "paused" and it.last_error is not None:
-                        found.append(Stuck(transfer=match.key, operation=it.number, problem=it.last_error.message))
+                found += [
+                    Stuck(transfer=match.key, operation=it.number, problem=it.last_error.message)
+                    for it in (await run.operations()).operations
+                    if it.status == "paused" and it.last_error is not None
+                ]
     return found
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from perdure.entities import ApplicationError, Entity, activity_info, handler, query
 
-FAILURE_RATE = float(os.environ.get("MONEY_TRANSFER_FAILURE_RATE", "0.25"))
+FAILURE_RATE = float(os.environ.get("MONEY_TRANSFER_FAILURE_RATE", "0.1"))
 REFERENCES_MAX = 1_000
 
 

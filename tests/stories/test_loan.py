@@ -27,8 +27,6 @@ def bank(**options: Any) -> PerdureTest:
     return PerdureTest([Loan, Mail], **options)
 
 
-
-
 async def seen(key: str = "a") -> Summary:
     return await Loan.ref(key).summary()
 
@@ -189,6 +187,14 @@ async def test_over_http() -> None:
         await world.settled()
         assert (await http.get("/loans")).json()["loans"] == []
         assert (await http.get("/loans/a")).json()["status"] == "Approved"
+        timeline = (await http.get("/loans/a/timeline")).json()
+        assert [f"{event['what']} {event['name']}".strip() for event in timeline] == [
+            *["message process", "started process", "scheduled send_mail", "completed send_mail"],
+            *["timer_started", "waiting", "message upload", "condition_met"],
+            *["scheduled check_fraud", "completed check_fraud", "scheduled decision"],
+            *["message decision", "received decision", "scheduled send_mail", "completed send_mail", "ended process"],
+        ]
+        assert timeline[9]["output"] == {"is_suspicious": False, "reason": ""}
         assert (await http.get("/mail/ada@example.org")).json()[-1] == "Approved: a sound engine"
 
 
@@ -199,7 +205,7 @@ async def test_over_http_nobody_decides_about_a_request_that_does_not_exist() ->
             http.post("/loans/b/approve", params={"by": "grace"}),
             http.put("/loans/b/documents/identity", json={"content": "scan"}),
         ):
-            with pytest.raises(AssertionError, match="404: .*no loan request b"):
+            with pytest.raises(AssertionError, match=r"404: .*no loan request b"):
                 await attempt
         assert world.states() == {}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ async def balances() -> tuple[int, int, int]:
 def waits(world: PerdureTest) -> list[float]:
     """Seconds between attempts."""
     at = [attempt.at for attempt in world.attempts]
-    return [(later - earlier).total_seconds() for earlier, later in zip(at, at[1:], strict=False)]
+    return [(later - earlier).total_seconds() for earlier, later in pairwise(at)]
 
 
 # --- (a) Withdraw, then deposit ---
@@ -130,7 +131,7 @@ async def test_a_lost_answer_before_the_pause_is_not_booked_again_a_month_later(
 
         monkeypatch.setattr(bank, "stumble", stumble)
         await Transfer.ref("t").run.start(HASTY)
-        await world.advance(days=30)  # the outcomes of calls have been forgotten by now, the bank's books have not
+        await world.advance(days=30)  # outcomes of calls are forgotten by then, the bank's books are not
         assert await balances() == (70, 30, 0)
         [deposit] = (await Transfer.ref("t").run.operations()).operations
         await Transfer.ref("t").run.retry(deposit.number)
