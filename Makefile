@@ -42,6 +42,10 @@ check: $(READY) ## format, lint, types, import contracts, fast tests
 test: $(READY) ## all tests
 	$(BIN)/pytest
 
+.PHONY: stories
+stories: $(READY) ## the stories on virtual time, crashed at every point; tells how many points were tried
+	$(BIN)/pytest tests/stories
+
 .PHONY: format
 format: $(READY) ## format, and fix what can be fixed by a tool
 	$(BIN)/ruff format .

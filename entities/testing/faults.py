@@ -40,7 +40,9 @@ async def _at_once() -> None:
 
 
 class FaultyStore(MemoryStore):
-    """Commits go wrong as told: `faults` are used up one per commit that holds writes; `pick` decides otherwise."""
+    """Commits go wrong as told: `faults` are used up one per group commit that holds writes; `pick` decides otherwise,
+    and about commits of transactions.
+    """
 
     def __init__(self, *, shards: int = 16, now_us: Callable[[], int] = wall_clock_us) -> None:
         super().__init__(shards=shards, now_us=now_us)
@@ -74,15 +76,23 @@ class FaultyStore(MemoryStore):
             self.waiting.set()
             await self._open.wait()
         fault = self.faults.popleft() if self.faults and batch.writes else self.pick(number, batch)
-        entities = [write.entity for write in batch.writes]
+        return await self._write_unless(fault, batch, self._write)
+
+    async def transact(self, batch: Batch) -> int:
+        number = len(self.commits)
+        self.commits.append(batch)
+        return await self._write_unless(self.pick(number, batch), batch, super().transact)
+
+    async def _write_unless(self, fault: Fault, batch: Batch, write: Callable[[Batch], Awaitable[int]]) -> int:
         if fault is Fault.NONE:
-            return await self._write(batch)
+            return await write(batch)
+        entities = [entity_write.entity for entity_write in batch.writes]
         await self.linger()
         match fault:
             case Fault.BEFORE:
                 raise StoreUnavailable("injected", maybe_applied=False)
             case Fault.AFTER:
-                await self._write(batch)
+                await write(batch)
                 await self.linger()
                 raise StoreUnavailable("injected", maybe_applied=True)
             case Fault.CONFLICT:
@@ -95,7 +105,7 @@ class FaultyStore(MemoryStore):
                 raise NotStorable("injected", entities=[entity for entity, _, _ in batch.attempts])
             case Fault.CRASH_BEFORE | Fault.CRASH_AFTER:
                 if fault is Fault.CRASH_AFTER:
-                    await self._write(batch)
+                    await write(batch)
                     await self.linger()
                 self.crash(batch.incarnation)
                 await asyncio.Event().wait()

@@ -1,13 +1,14 @@
 """Loan applications over HTTP: `perdure dev examples.loan.app`, then http://127.0.0.1:8000/docs."""
 
-from typing import Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import FastAPI
+from fastapi import Body, FastAPI, Header, HTTPException
 from pydantic import BaseModel, Field
 
 from perdure.api import install, lifespan
-from perdure.entities import find
+from perdure.entities import find, history
 
 from .activities import Application, Mail
 from .entities import Decision, Loan, Paper, Status, Summary
@@ -31,9 +32,9 @@ class Receipt(BaseModel):
 
 
 @app.post("/loans", status_code=202)
-async def submit(request: Request) -> Receipt:
-    """Answers at once; everything else happens later."""
-    loan_id = uuid4().hex
+async def submit(request: Request, idempotency_key: Annotated[str, Header()] = "") -> Receipt:
+    """Answers at once; everything else happens later. Sent again with its `Idempotency-Key` it is the same request."""
+    loan_id = idempotency_key or uuid4().hex
     application = Application(user=request.user, email=request.email, amount=request.amount, purpose=request.purpose)
     await Loan.ref(loan_id).process.start(application, request.documents)
     state = await Loan.ref(loan_id).summary()
@@ -55,18 +56,41 @@ async def listing(status: Status = "Waiting for a person", limit: int = 50, afte
 
 @app.get("/loans/{loan_id}")
 async def state(loan_id: str) -> Summary:
-    return await Loan.ref(loan_id).summary()
+    summary = await Loan.ref(loan_id).summary()
+    if summary.application is None:  # every key has an entity, but not every key is a request
+        raise HTTPException(404, f"There is no loan request {loan_id}")
+    return summary
+
+
+class Event(BaseModel, from_attributes=True):
+    """One line of a request's timeline."""
+
+    at: datetime
+    what: str
+    name: str
+    input: Any
+    output: Any
+    error: Any
+
+
+@app.get("/loans/{loan_id}/timeline")
+async def timeline(loan_id: str) -> list[Event]:
+    """Messages, steps with their inputs and outputs, timers and waits, as they happened."""
+    page = await history(Loan.ref(loan_id), limit=1_000)
+    return [Event.model_validate(event) for event in page.events]
 
 
 @app.put("/loans/{loan_id}/documents/{paper}")
-async def upload(loan_id: str, paper: Paper, content: str) -> list[Paper]:
+async def upload(loan_id: str, paper: Paper, content: Annotated[str, Body(embed=True)]) -> list[Paper]:
     """Upload a missing document; the answer is what is still missing."""
+    await state(loan_id)
     return await Loan.ref(loan_id).upload(paper, content)
 
 
 @app.post("/loans/{loan_id}/{verdict}", status_code=202)
 async def decide(loan_id: str, verdict: Literal["approve", "reject"], by: str, reason: str = "") -> None:
-    """May come before anybody waits for it, and is kept; a repeat by the same person changes nothing."""
+    """May come before anybody waits for it, and is kept; the first one counts, and pressing twice sends one."""
+    await state(loan_id)
     decision = Decision(is_approved=verdict == "approve", by=by, reason=reason)
     await Loan.ref(loan_id).decision.options(idempotency_key=f"{verdict} by {by}").send(decision)
 

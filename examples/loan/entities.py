@@ -48,10 +48,11 @@ class Loan(Entity, index=["status"]):
     application: Application | None = None
     status: Status = "Checking"
     message: str = "We have received your request."
-    documents: dict[Paper, str] = {}
+    documents: dict[Paper, str] = {}  # where each is kept; the scans themselves belong into a store of files
     decided_by: str = ""
 
     decision = Mailbox(Decision)
+    """May be sent at any time, also before anybody waits. The first one counts."""
 
     @workflow
     async def process(self, application: Application, documents: dict[Paper, str], rules: Rules = RULES) -> Status:

@@ -20,8 +20,8 @@ class Confirmation(BaseModel, frozen=True):
 class Order(Entity, name="ShopOrder"):
     step: Step = "New"
 
-    # An order starts when somebody calls `process`. A start by the event "order:create" belongs here, on the workflow.
-    @workflow
+    # Started by a call, or by the event "order:create", whose payload is a cart with the id of the order.
+    @workflow(on_event="order:create", key=lambda event: event["order_id"])
     async def process(self, cart: Cart) -> Confirmation:
         """One after the other. After a crash it goes on at the step whose result is not known yet."""
         self.step = "Charging"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from perdure.entities import Entity, atomic, handler
 from perdure.entities.testing import PerdureTest, crash_everywhere, fails, fake
 
 from .shop import MEMORY, Forgetful, Order, Patient, charge, notify
@@ -48,3 +49,37 @@ async def test_an_effect_that_depends_on_the_crash_is_found() -> None:
 
     with pytest.raises(AssertionError, match=r'crash before commit 0: effects .* not have: .*"cents": 6'):
         await crash_everywhere(make, once)
+
+
+class Purse(Entity):
+    coins: int = 0
+
+    @handler
+    async def put(self, coins: int) -> None:
+        self.coins += coins
+
+
+@atomic
+async def fill_both(one: Purse, other: Purse) -> None:
+    await one.put(1)
+    await other.put(2)
+
+
+async def test_the_commit_of_a_transaction_is_a_point() -> None:
+    async def filled_again_and_again(world: PerdureTest) -> None:
+        await fill_both(Purse.ref("one"), Purse.ref("other"))
+        await fill_both.options(idempotency_key="k")(Purse.ref("one"), Purse.ref("other"))
+
+    def make() -> PerdureTest:
+        return PerdureTest([Purse])
+
+    report = await crash_everywhere(make, filled_again_and_again, store_failures=True)
+    assert report.points == 2 * 4  # crashed and failed, before and after each
+
+    async def once_more_after_a_crash(world: PerdureTest) -> None:
+        await fill_both(Purse.ref("one"), Purse.ref("other"))
+        if world.faults:
+            await fill_both(Purse.ref("one"), Purse.ref("other"))
+
+    with pytest.raises(AssertionError, match=r"crash before commit 0: other states: .*'coins': 2"):
+        await crash_everywhere(make, once_more_after_a_crash)

@@ -1,13 +1,22 @@
-"""Stories are told on virtual time: none may take longer than a second of this machine's."""
+"""Stories are told on virtual time: none may take longer than a second of this machine's.
 
+At the end the crash points are told: how many moments of each story were tried, all with the same end.
+"""
+
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import PurePath
 
 import pytest
 
 ONCE_S = 1.0
 AT_EVERY_POINT_S = 3.0
 """The same story some forty times."""
+
+CRASHED = re.compile(r"^crashed at (\d+) points", re.MULTILINE)
+"""What `crash_everywhere` prints, and pytest keeps of a test that passed (not under `-s`, where it is seen anyway)."""
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +27,19 @@ def quick(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     took_s = time.process_time() - began
     assert took_s <= limit_s, f"the story took {took_s:.2f} s of processor time; the limit is {limit_s} s"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Crash points by story, and their sum."""
+    points: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        path = PurePath(report.location[0])
+        if report.when == "call" and path.parent.name == "stories":
+            story = path.stem.removeprefix("test_").replace("_", " ")
+            points[story] += sum(map(int, CRASHED.findall(report.capstdout)))
+    if not points.total():
+        return
+    terminalreporter.section("crash points tried, with the same end each time")
+    for story, count in sorted(points.items()):
+        terminalreporter.write_line(f"{count:6} {story}")
+    terminalreporter.write_line(f"{points.total():6} in all")

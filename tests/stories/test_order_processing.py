@@ -14,7 +14,7 @@ from examples.order_processing.activities import (
 )
 from examples.order_processing.app import app
 from examples.order_processing.entities import Confirmation, Order
-from perdure.entities import AlreadyStarted, WorkflowFailed
+from perdure.entities import AlreadyStarted, InvalidArguments, WorkflowFailed, publish
 from perdure.entities.testing import Fake, PerdureTest, Point, crash_everywhere, fails, fake
 
 from .client import client_of
@@ -105,6 +105,31 @@ async def test_in_the_graph_a_step_begins_when_its_parents_have_ended() -> None:
         assert sequence(world)[3:] == ["send_confirmation"] * 3
 
 
+EVENT = CART.model_dump() | {"order_id": "a"}
+
+
+async def test_the_event_starts_the_order_once() -> None:
+    async with PerdureTest([Order], activities=fakes(1)) as world:
+        for _ in range(2):
+            assert await publish("order:create", EVENT, idempotency_key="a") == 1
+        assert await Order.ref("a").process.result() == DONE
+        assert sequence(world) == [step for step in STEPS for _ in range(2)]
+        assert await publish("order:create", EVENT) == 1  # another event of the same order, long after
+        await world.settled()
+        assert len(world.attempts) == 8
+
+
+async def test_an_event_without_a_cart_is_refused_and_starts_nothing() -> None:
+    async with PerdureTest([Order], activities=fakes()) as world:
+        with pytest.raises(InvalidArguments, match="order:create"):
+            await publish("order:create", {"order_id": "a"})
+        with pytest.raises(InvalidArguments, match="key function"):
+            await publish("order:create", CART)
+        await world.settled()
+        assert not world.attempts
+        assert await Order.ref("a").at() == "New"
+
+
 async def test_over_http() -> None:
     async with PerdureTest([Order], activities=fakes()) as world, client_of(app) as http:
         for _ in range(2):
@@ -112,13 +137,21 @@ async def test_over_http() -> None:
         assert len(world.attempts) == 4
         await http.post("/orders/b/process_as_graph/start", json={"cart": CART.model_dump()})
         assert (await http.get("/orders/b/process_as_graph/result")).json() == DONE.model_dump()
+        for _ in range(2):
+            assert (await http.post("/events/order:create", json=EVENT | {"order_id": "c"})).json() == 1
+        assert (await http.get("/orders/c/process/result")).json() == DONE.model_dump()
+        assert len(world.attempts) == 12
 
 
-@pytest.mark.parametrize("form", ["process", "process_as_graph"])
+@pytest.mark.parametrize("form", ["process", "process_as_graph", "event"])
 @pytest.mark.parametrize("evict", [False, True])
 async def test_crash_at_every_point(form: str, evict: bool) -> None:
     async def story(world: PerdureTest) -> Confirmation:
         order = Order.ref("a")
+        if form == "event":
+            await publish("order:create", EVENT)
+            await world.settled()
+            return await order.process.result()
         return await (order.process if form == "process" else order.process_as_graph)(CART)
 
     report = await crash_everywhere(lambda: PerdureTest([Order], activities=fakes(1), evict=evict), story)
