@@ -284,7 +284,7 @@ class Flow(Entity):
     @workflow
     async def waits_for(self) -> str:
         try:
-            await asyncio.wait_for(slow("waited for"), 0.01)
+            await asyncio.wait_for(slow("waited for"), 0.05)
         except TimeoutError:
             return "timed out"
         return "?"

@@ -190,7 +190,9 @@ async def test_sets_of_tasks_have_a_repeatable_order(flows: LocalCluster) -> Non
 
 async def test_wait_for_cancels_the_activity(flows: LocalCluster) -> None:
     assert await F.waits_for() == "timed out"
-    await eventually(lambda: world.ran["cancelled waited for"] == 1)
+    await eventually(lambda: not any(engine.attempts.running for engine in flows.engines))
+    # On a machine that is busy enough it had not begun by then, and does not any more.
+    assert world.ran["cancelled waited for"] == world.ran["slow waited for"] <= 1
 
 
 @pytest.mark.parametrize(
