@@ -86,7 +86,7 @@ class Years:
         """Until each old customer has had so many bills; hosts are killed in step with the years."""
         while (fewest := self.books.billed(self.old)[0]) < bills or (bills == self.bills and not self.is_enough):
             if sum(self.restarted.values()) < self.restarts * fewest / self.bills:
-                await self.kill(is_all=self.scene.rng.random() < 0.5)
+                await self.kill(is_all=fewest >= self.bills or self.scene.rng.random() < 0.5)
             else:
                 await asyncio.sleep(PERIOD_S)
 
