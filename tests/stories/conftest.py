@@ -40,6 +40,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not points.total():
         return
     terminalreporter.section("crash points tried, with the same end each time")
-    for story, count in sorted(points.items()):
+    for story, count in sorted((+points).items()):
         terminalreporter.write_line(f"{count:6} {story}")
     terminalreporter.write_line(f"{points.total():6} in all")
