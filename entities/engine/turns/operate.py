@@ -219,8 +219,9 @@ class Operate(Reruns):
         write = self._consume(delivery, ok=True, body=NULL)
         if row.status is AttemptStatus.OUTSIDE and row.next_us:
             self._drop_reminder(write, address)
-        first_us = now_us if row.status is AttemptStatus.PAUSED else row.first_us
-        self._set_attempt(write, row._replace(status=AttemptStatus.RETRYING, next_us=now_us, first_us=first_us))
+        if row.status is AttemptStatus.PAUSED:  # what had been used up is there anew
+            row = row._replace(attempt=0, first_us=now_us)
+        self._set_attempt(write, row._replace(status=AttemptStatus.RETRYING, next_us=now_us))
         self._update_in_flight(write, run)
         self._output(None, partial(self._begin_again, run, operation, at_once=True))
 
