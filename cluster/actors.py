@@ -11,7 +11,6 @@ import asyncio
 import gc
 import os
 import random
-import signal
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -73,10 +72,6 @@ class HostActor:
     async def leave(self) -> None:
         """End the process. Only the host itself calls this, when it has handed everything over."""
         end_this_actor()
-
-    async def die(self) -> None:
-        """End as by a power cut. For tests and demonstrations."""
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class SupervisorActor:

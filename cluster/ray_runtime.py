@@ -84,11 +84,6 @@ def node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def own_handle() -> Handle:
-    """The handle of the actor that this code runs in."""
-    return Handle(ray.get_runtime_context().current_actor)
-
-
 def this_actor() -> Handle:
     """The actor that this process is, to be handed to others."""
     return Handle(ray.get_runtime_context().current_actor)

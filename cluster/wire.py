@@ -30,7 +30,7 @@ Envelopes and replies are decoded against their types. Nothing is unpickled.
 
 import msgspec
 
-from ..entities.messages import Envelope, Reply
+from ..entities.messages import Envelope, Reply, decode
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True):
@@ -72,12 +72,12 @@ def encode(frame: Offer | Answer) -> bytes:
 
 def decode_offer(data: bytes) -> Offer:
     """Inverse of encode(). Raises msgspec.DecodeError on anything else."""
-    return _offers.decode(data)
+    return decode(_offers, data)
 
 
 def decode_answer(data: bytes) -> Answer:
     """Inverse of encode(). Raises msgspec.DecodeError on anything else."""
-    return _answers.decode(data)
+    return decode(_answers, data)
 
 
 def envelope_size(envelope: Envelope) -> int:

@@ -134,26 +134,8 @@ class OperationAddress(NamedTuple):
 
 T = TypeVar("T")
 
-_encoder = msgspec.msgpack.Encoder()
-_envelopes = msgspec.msgpack.Decoder(list[Envelope])
-_replies = msgspec.msgpack.Decoder(list[Reply])
 _outcomes = msgspec.json.Decoder(Outcome)
 _errors = msgspec.json.Decoder(ErrorBody)
-
-
-def encode_frames(frames: list[Envelope] | list[Reply]) -> bytes:
-    """Frames of one exchange as bytes."""
-    return _encoder.encode(frames)
-
-
-def decode_envelopes(data: bytes) -> list[Envelope]:
-    """Inverse of encode_frames for requests. Raises msgspec.DecodeError on anything else."""
-    return _decode(_envelopes, data)
-
-
-def decode_replies(data: bytes) -> list[Reply]:
-    """Inverse of encode_frames for replies. Raises msgspec.DecodeError on anything else."""
-    return _decode(_replies, data)
 
 
 def encode_json(value: object) -> bytes:
@@ -163,15 +145,16 @@ def encode_json(value: object) -> bytes:
 
 def decode_outcome(data: bytes) -> Outcome:
     """A stored outcome. Raises msgspec.DecodeError if it is not one."""
-    return _decode(_outcomes, data)
+    return decode(_outcomes, data)
 
 
 def decode_error(data: bytes) -> ErrorBody:
     """A stored error. Raises msgspec.DecodeError if it is not one."""
-    return _decode(_errors, data)
+    return decode(_errors, data)
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[T] | msgspec.json.Decoder[T]", data: bytes) -> T:
+def decode(decoder: "msgspec.msgpack.Decoder[T] | msgspec.json.Decoder[T]", data: bytes) -> T:
+    """What these bytes hold. Raises msgspec.DecodeError, and nothing else, if that is not what the decoder expects."""
     try:
         return decoder.decode(data)
     except (UnicodeDecodeError, RecursionError) as error:  # the two that msgspec itself lets through

@@ -27,7 +27,3 @@ class DatabaseClock:
     def now_us(self, monotonic: float) -> int:
         """The estimate at this monotonic time."""
         return int(self._offset_us + monotonic * 1e6)
-
-    def monotonic_at(self, database_us: int) -> float:
-        """The monotonic time at which the database's clock will show `database_us`."""
-        return (database_us - self._offset_us) / 1e6

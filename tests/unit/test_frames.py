@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.cluster.wire import Answer, Offer, decode_answer, decode_offer, encode
 from perdure.entities.engine.journal import (
     Entry,
     Event,
@@ -23,15 +24,12 @@ from perdure.entities.messages import (
     Outcome,
     Reply,
     Status,
-    decode_envelopes,
     decode_error,
     decode_outcome,
-    decode_replies,
-    encode_frames,
     encode_json,
 )
 
-DECODERS = (decode_envelopes, decode_replies, decode_outcome, decode_error, decode_entry)
+DECODERS = (decode_offer, decode_answer, decode_outcome, decode_error, decode_entry)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers(0, 2**62)
@@ -65,14 +63,19 @@ values = st.recursive(
 )
 
 
+def offer(frames: list[Envelope]) -> Offer:
+    return Offer("link", 1, 2, frames, 3)
+
+
 @given(st.lists(envelopes, max_size=5))
-def test_envelopes_round_trip(frames: list[Envelope]) -> None:
-    assert decode_envelopes(encode_frames(frames)) == frames
+def test_offers_round_trip(frames: list[Envelope]) -> None:
+    assert decode_offer(encode(offer(frames))) == offer(frames)
 
 
 @given(st.lists(replies, max_size=5))
-def test_replies_round_trip(frames: list[Reply]) -> None:
-    assert decode_replies(encode_frames(frames)) == frames
+def test_answers_round_trip(frames: list[Reply]) -> None:
+    answer = Answer([5] * len(frames), frames, 7)
+    assert decode_answer(encode(answer)) == answer
 
 
 @given(st.binary(max_size=200))
@@ -84,9 +87,9 @@ def test_any_bytes_decode_or_fail_with_a_decode_error(data: bytes) -> None:
 
 @given(values)
 def test_any_well_formed_value_decodes_or_fails_with_a_decode_error(value: object) -> None:
-    for encode in (msgspec.msgpack.encode, msgspec.json.encode):
+    for write in (msgspec.msgpack.encode, msgspec.json.encode):
         try:
-            data = encode(value)
+            data = write(value)
         except (OverflowError, msgspec.EncodeError):
             continue
         for decode in DECODERS:
@@ -96,21 +99,21 @@ def test_any_well_formed_value_decodes_or_fails_with_a_decode_error(value: objec
 
 @given(st.lists(envelopes, min_size=1, max_size=3), st.data())
 def test_damaged_frames_are_noticed_or_still_frames(frames: list[Envelope], data: st.DataObject) -> None:
-    encoded = bytearray(encode_frames(frames))
+    encoded = bytearray(encode(offer(frames)))
     at = data.draw(st.integers(0, len(encoded) - 1))
     encoded[at] ^= data.draw(st.integers(1, 255))
     try:
-        decoded = decode_envelopes(bytes(encoded))
+        decoded = decode_offer(bytes(encoded))
     except msgspec.DecodeError:
         return
-    assert all(isinstance(one, Envelope) for one in decoded)
+    assert all(isinstance(one, Envelope) for one in decoded.envelopes)
 
 
 @given(st.lists(envelopes, min_size=1, max_size=3), st.data())
 def test_truncated_frames_are_refused(frames: list[Envelope], data: st.DataObject) -> None:
-    encoded = encode_frames(frames)
+    encoded = encode(offer(frames))
     with pytest.raises(msgspec.DecodeError):
-        decode_envelopes(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
+        decode_offer(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
 
 
 def test_deep_nesting_is_a_decode_error() -> None:

@@ -1,6 +1,5 @@
 """The timer wheel and the estimate of the database's clock."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,11 +193,6 @@ def test_a_database_clock_that_was_set_back_is_believed() -> None:
     clock = DatabaseClock(10_000_000, 0.0)
     clock.observe(11_000_000 - 20_000, sent=0.99, received=1.0)
     assert clock.now_us(1.0) == 11_000_000 - 20_000
-
-
-def test_monotonic_at_is_the_inverse() -> None:
-    clock = DatabaseClock(123_456_789, 7.0)
-    assert clock.now_us(clock.monotonic_at(200_000_000)) == pytest.approx(200_000_000, abs=2)
 
 
 # --- Recurring reminders ---------------------------------------------------------------------------------------------
