@@ -136,8 +136,8 @@ class Arrivals:
     def _tell_ended(self, activation: Activation) -> None:
         """The end of a run may have been committed by a commit whose answer got lost."""
         for workflow, row in activation.rows.items():
-            if row.status.is_terminal and (activation.id, workflow) in self._engine.waiters:
-                self._engine.run_ended(activation.id, row, activation.tell_result_of(row))
+            if row.status.is_terminal and self._engine.results.is_awaited(activation.id, workflow):
+                self._engine.results.ended(activation.id, row, activation.tell_result_of(row))
 
     def _stored(self, envelope: Envelope) -> Delivery:
         delivery = Delivery(envelope, None, is_stored=True)

@@ -24,7 +24,7 @@ from ..ids import EntityId
 from ..messages import Envelope, Kind, Reply, Status
 from ..shard import shard_of
 from ..store.port import EntityStore
-from ..store.rows import AttemptRow, EntityWrite, ReminderRow, RunRow
+from ..store.rows import AttemptRow, EntityWrite, ReminderRow
 from ..transactional import StepTransactions
 from .activation import Activation
 from .activities import ActivityPool, ActivityRunner, MakeRunner
@@ -35,6 +35,7 @@ from .committer import Committer
 from .deliveries import Delivery, Fire, Item, Respond
 from .holds import Holds
 from .readers import Readers
+from .results import Results
 from .settings import EngineSettings
 from .subjects import Subject, subject_of
 from .suspects import Suspects
@@ -125,7 +126,7 @@ class Engine:
         self.running_in: Record | None = None
         self.user_tasks: WeakKeyDictionary[asyncio.Task[Any], tuple[EntityId, Item]] = WeakKeyDictionary()
         self.holds = Holds(self)
-        self.waiters: dict[tuple[EntityId, str], list[tuple[float, Delivery]]] = {}
+        self.results = Results(monotonic)
         self._ready: deque[Record] = deque()
         self._tick_queued = False
         self._hints: dict[EntityId, None] = {}
@@ -188,7 +189,7 @@ class Engine:
         for activation in list(self.active.values()):
             self._remove(activation)
         self.arrivals.loading.clear()
-        self.waiters.clear()
+        self.results.clear()
         if self.dedicated is not None:
             self.dedicated.close()
 
@@ -226,7 +227,7 @@ class Engine:
             "mailbox": sum(len(a.mailbox) for a in self.active.values()),
             "activities": self.attempts.running,
             "reminders_loaded": len(self.wheel),
-            "waiters": sum(len(w) for w in self.waiters.values()),
+            "waiters": len(self.results),
         }
 
     # --- ownership ---
@@ -267,7 +268,7 @@ class Engine:
             await asyncio.sleep(0.005)
         for activation in [a for a in self.active.values() if a.shard in leaving]:
             self._remove(activation)
-        self._drop_waiters(lambda entity: self._shard(entity) in leaving)
+        self.results.send_on(lambda entity: self._shard(entity) in leaving)
         self.wheel.forget(lambda entity: self._shard(entity) in leaving)
         for shard in leaving:
             self.epochs_held.pop(shard, None)
@@ -287,11 +288,6 @@ class Engine:
             for delivery in held:
                 delivery.reply(Status.NOT_OWNER, b"null", 0)
         activation.blocked.clear()
-
-    def _drop_waiters(self, is_gone: Callable[[EntityId], bool]) -> None:
-        for key in [key for key in self.waiters if is_gone(key[0])]:
-            for _, delivery in self.waiters.pop(key):
-                delivery.reply(Status.NOT_OWNER, b"null", 0)
 
     def owns(self, entity: EntityId) -> bool:
         """Whether messages to this entity are accepted here."""
@@ -456,20 +452,14 @@ class Engine:
 
     def sweep(self) -> None:
         """Passivate what has been idle for long, and more if there is too much."""
-        now = self.monotonic()
-        oldest = now - self.settings.idle_s
+        oldest = self.monotonic() - self.settings.idle_s
         excess = len(self.active) - self.settings.activations_max
         if excess > 0:
             oldest = sorted(a.last_used for a in self.active.values())[excess]
         for activation in [a for a in self.active.values() if a.last_used < oldest]:
             if activation.is_idle():
                 self._remove(activation)
-        for key in list(self.waiters):
-            alive = [(until, d) for until, d in self.waiters[key] if until > now]
-            if alive:
-                self.waiters[key] = alive
-            else:
-                del self.waiters[key]
+        self.results.sweep()
 
     # --- what leaves ---
 
@@ -489,16 +479,6 @@ class Engine:
         if len(own) < len(hints):
             mine = set(own)
             self._outlets.hint([entity for entity in hints if entity not in mine])
-
-    def wait_for_run(self, entity: EntityId, workflow: str, delivery: Delivery) -> None:
-        """Answer this RESULT when the run has ended."""
-        wait_s = delivery.envelope.timeout_us / 1e6 or 3600.0
-        self.waiters.setdefault((entity, workflow), []).append((self.monotonic() + wait_s, delivery))
-
-    def run_ended(self, entity: EntityId, row: RunRow, tell: Callable[[Delivery], None]) -> None:
-        """A run's end is durable."""
-        for _, delivery in self.waiters.pop((entity, row.workflow), ()):
-            tell(delivery)
 
     # --- reminders ---
 

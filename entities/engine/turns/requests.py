@@ -114,7 +114,7 @@ class Requests(Queries):
             self._await_run(delivery, row)
         elif row.status is RunStatus.RUNNING:
             self.by_id.pop(delivery.envelope.id, None)
-            self.engine.wait_for_run(self.id, name, delivery)
+            self.engine.results.wait(self.id, name, delivery)
         else:
             self._gate(delivery, lambda: self._tell_result(delivery, row))
 
