@@ -29,13 +29,16 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,test,lint]'
 	touch $@
 
-.PHONY: check
-check: $(READY) ## format, lint, types, import contracts, fast tests
+.PHONY: lint
+lint: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint ## lint, and the fast tests
 	$(BIN)/pytest -m 'not slow and not cluster and not browser'
 
 .PHONY: test

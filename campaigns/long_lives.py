@@ -35,7 +35,7 @@ async def run(options: Options) -> Verdict:
     verdict = Verdict("long-lives", options.seed)
     calls = options.rounds * 1_000 if options.rounds else CALLS
     signals = options.rounds * 50 if options.rounds else SIGNALS
-    colds = COLD_ROUNDS if calls >= 100_000 else 5
+    colds = COLD_ROUNDS if calls >= 100_000 else 3
     entities = ["campaigns.entities:Counter", "campaigns.entities:Stream"]
     async with open_scene(verdict, options, entities=entities, hosts=1, engine={"idle_s": IDLE_S}) as scene:
         await _calls(verdict, scene, calls, colds)
