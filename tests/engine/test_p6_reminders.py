@@ -249,7 +249,7 @@ async def test_one_that_is_set_while_the_window_is_read_is_in_time(store: Faulty
         began = time.monotonic()
         await A.set("r", 20)
         await eventually(lambda: world.ran["ring"] == 1)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 15  # half the window: it was not forgotten until the next one
 
 
 async def test_a_failing_handler_is_retried_then_dead_lettered_and_the_next_occurrence_comes(

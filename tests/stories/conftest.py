@@ -1,4 +1,7 @@
-"""Stories are told on virtual time: none may take longer than a second of this machine's.
+"""Stories are told on virtual time: each takes about a second of processor time, however many years it tells.
+
+The limits are far above that: they find a story that really waits, or one whose cost grows with its years, on a
+machine five times as slow.
 
 At the end the crash points are told: how many moments of each story were tried, all with the same end.
 """
@@ -11,8 +14,8 @@ from pathlib import PurePath
 
 import pytest
 
-ONCE_S = 1.0
-AT_EVERY_POINT_S = 3.0
+ONCE_S = 5.0
+AT_EVERY_POINT_S = 15.0
 """The same story some forty times."""
 
 CRASHED = re.compile(r"^crashed at (\d+) points", re.MULTILINE)
