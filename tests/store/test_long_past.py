@@ -31,7 +31,7 @@ async def test_loading_reads_the_journal_of_the_live_run_and_no_other(postgres: 
             )
         statement = reads._JOURNAL.format(s=f'"{postgres.namespace}"')
         (plan,) = connection.execute(
-            f"explain (analyze, format json) {statement}", ([shard], [A.type], [A.key])
+            f"explain (analyze, format json) {statement}".encode(), ([shard], [A.type], [A.key])
         ).fetchone() or ([],)
     assert plan[0]["Plan"]["Actual Rows"] == LIVE_ENTRIES
     assert rows_read(plan[0]["Plan"], "journal") == LIVE_ENTRIES
