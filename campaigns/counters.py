@@ -10,7 +10,7 @@ from collections import Counter as Count
 from .audit import audit_chains, audit_leftovers
 from .entities import Counter
 from .harness import Options, Scene, check_faults, open_scene
-from .load import Came, Tally
+from .load import Came, Tally, limited
 from .verdict import Verdict
 
 CALLERS = 200
@@ -18,6 +18,7 @@ COUNTERS = 1_000
 SECONDS = 60.0
 KILL_EVERY_S = 5.0
 CALL_S = 20.0
+READS_AT_ONCE = 50
 
 
 async def run(options: Options, *, counters: int = COUNTERS, callers: int = CALLERS) -> Verdict:
@@ -47,10 +48,13 @@ async def run(options: Options, *, counters: int = COUNTERS, callers: int = CALL
         kills = await killing
         await scene.until_whole()
         wrong: list[str] = []
-        for number in range(counters):
+
+        async def read(number: int) -> None:
             value = await Counter.ref(f"c{number}").get()
             if not acked[number] <= value <= acked[number] + unknown[number]:
                 wrong.append(f"c{number}: {value}, acknowledged {acked[number]}, unknown {unknown[number]}")
+
+        await limited((read(number) for number in range(counters)), READS_AT_ONCE)
         verdict.none_of("final values = acknowledged (+ unknown)", wrong, f"{counters} counters; {tally}")
         await audit_chains(verdict, scene)
         await audit_leftovers(verdict, scene)

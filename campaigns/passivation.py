@@ -11,7 +11,7 @@ from .load import limited
 from .processes import rss_mb
 from .verdict import Verdict
 
-ENTITIES = 10_000
+ROUNDS = 10
 WARM_UP = 1_000
 TOLERANCE = 0.20
 IDLE_S = 12.0
@@ -22,8 +22,9 @@ SETTLED_S = 6.0
 """Hosts give memory back every few seconds, not at once."""
 
 
-async def run(options: Options, *, entities: int = ENTITIES) -> Verdict:
-    """The campaign."""
+async def run(options: Options) -> Verdict:
+    """The campaign; a round is a thousand entities."""
+    entities = (options.rounds or ROUNDS) * 1_000
     verdict = Verdict("passivation", options.seed)
     engine = {"idle_s": IDLE_S}
     async with open_scene(verdict, options, entities=["campaigns.entities:Note"], hosts=1, engine=engine) as scene:

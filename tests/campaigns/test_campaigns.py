@@ -10,15 +10,15 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SHORT = {
-    "approvals": ["--rounds", "200"],
-    "counters": ["--seconds", "12"],
-    "dedicated": ["--rounds", "2"],
-    "exactly-once-messages": ["--seconds", "10"],
+    "approvals": ["--rounds", "100"],
+    "counters": ["--seconds", "11"],
+    "dedicated": ["--rounds", "1"],
+    "exactly-once-messages": ["--seconds", "7"],
     "long-lives": ["--rounds", "2"],
-    "orders": ["--rounds", "5"],
-    "passivation": [],
+    "orders": ["--rounds", "3"],
+    "passivation": ["--rounds", "3"],
     "programs": ["--rounds", "40"],
-    "transfers": ["--seconds", "12"],
+    "transfers": ["--seconds", "8"],
     "years": ["--rounds", "12", "--hosts", "2"],
     "zombie": ["--rounds", "2"],
 }
