@@ -1,7 +1,8 @@
 """The command `perdure`. What goes wrong is one line, `error[code]: message (hint)`, and an exit code.
 
-Exit codes: 0 done, 2 the command or its input is wrong, 3 something cannot be reached, 5 it clashes with what is there,
-1 anything else, 130 interrupted twice.
+Exit codes: 0 done, 2 the command or its input is wrong, 3 something cannot be reached, 4 there is no such thing, 5 it
+clashes with what is there, 6 not allowed, 7 no answer in time, so the outcome is unknown, 1 anything else, 130
+interrupted twice.
 """
 
 import logging
@@ -14,6 +15,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr, ValidationError
 
+from .commands.options import Output
+from .commands.output import Format
+from .commands.register import add_verbs
 from .failures import Exit, Failure, failure_of
 from .settings import PREFIX, Settings, unknown_variables
 
@@ -35,6 +39,9 @@ Dsn = Annotated[
     typer.Option("--dsn", help="Postgres, as postgresql://… (better in PERDURE_DSN: others see command lines)"),
 ]
 Namespace = Annotated[str, typer.Option("--namespace", help="Postgres schema; PERDURE_NAMESPACE.")]
+RayAddress = Annotated[
+    str, typer.Option("--address", help="Ray cluster, as Ray writes it; PERDURE_RAY_ADDRESS, else `auto`.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and more of what happens.")]
 
 
@@ -158,6 +165,84 @@ def db_check(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> 
     _guarded(work, debug=debug)
 
 
+@app.command()
+def up(
+    module: Annotated[str, typer.Argument(help="Module with entity classes.", show_default=False)],
+    *,
+    hosts: Annotated[int, typer.Option(min=1, max=10_000, help="Host processes.")] = 2,
+    address: RayAddress = "",
+    release: Annotated[
+        str, typer.Option(help="Version of the code: another one replaces every host, one by one.")
+    ] = "",
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    debug: Debug = False,
+) -> None:
+    """Have hosts run the classes of a module on a Ray cluster; returns when they do. Repeat it to change anything.
+
+    Example: perdure up shop.entities --hosts 4 --address auto --release 2026-11-21
+    """
+
+    def work() -> None:
+        from .commands import cluster  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        _say(cluster.up(settings, module, hosts=hosts, address=address, release=release))
+
+    _guarded(work, debug=debug)
+
+
+@app.command()
+def down(address: RayAddress = "", dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> None:
+    """End all hosts of the namespace in order. Everything durable stays.
+
+    Example: perdure down --address auto
+    """
+
+    def work() -> None:
+        from .commands import cluster  # noqa: PLC0415 - as above
+
+        _say(cluster.down(_settings(dsn=dsn, namespace=namespace), address=address))
+
+    _guarded(work, debug=debug)
+
+
+@app.command()
+def status(dsn: Dsn = "", namespace: Namespace = "", output: Output = Format.TABLE, debug: Debug = False) -> None:
+    """Which hosts should run and which do, from the database alone.
+
+    Example: perdure status
+    """
+
+    def work() -> None:
+        from .commands import cluster  # noqa: PLC0415 - as above
+
+        cluster.status(_settings(dsn=dsn, namespace=namespace), output)
+
+    _guarded(work, debug=debug)
+
+
+@app.command()
+def doctor(
+    address: RayAddress = "",
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    output: Output = Format.TABLE,
+    debug: Debug = False,
+) -> None:
+    """Look for what is wrong: database and its settings, clock, hosts, Ray, access.
+
+    Example: perdure doctor
+    """
+
+    def work() -> None:
+        from .commands import cluster  # noqa: PLC0415 - as above
+
+        cluster.doctor(_settings(dsn=dsn, namespace=namespace), output, address=address)
+
+    _guarded(work, debug=debug)
+
+
 def _settings(*, dsn: str, namespace: str, **changes: Any) -> Settings:
     """The environment's settings, with what the command line says on top. Raises Failure."""
     if dsn:
@@ -209,6 +294,9 @@ def _guarded(work: Callable[[], None], *, debug: bool) -> None:
 def _say(text: str) -> None:
     typer.echo(text)
     sys.stdout.flush()
+
+
+add_verbs(app, lambda work: _guarded(work, debug=False))
 
 
 def main() -> None:

@@ -20,7 +20,10 @@ class Exit(IntEnum):
     OTHER = 1
     USAGE = 2
     UNREACHABLE = 3
+    NOT_FOUND = 4
     CONFLICT = 5
+    DENIED = 6
+    TIMEOUT = 7
     INTERRUPTED = 130
     """Ctrl-C twice: ended at once, not in order."""
 

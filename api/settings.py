@@ -14,6 +14,8 @@ from ..entities.signature import PAYLOAD_BYTES_MAX
 
 API_KEY_CHARS_MIN = 16
 PREFIX = "PERDURE_"
+URL, API_KEY = "PERDURE_URL", "PERDURE_API_KEY"
+"""The command line's: which gateway its verbs talk to, and with which key."""
 
 
 class Settings(BaseSettings):
@@ -70,7 +72,7 @@ class Settings(BaseSettings):
 
 def unknown_variables() -> list[str]:
     """Warnings for variables with our prefix that mean nothing: most likely a typing error."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {URL, API_KEY}
     warnings: list[str] = []
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known and not name.upper().startswith(PREFIX + "_"):
