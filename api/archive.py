@@ -21,7 +21,17 @@ from ..entities.ids import EntityId, check_key
 from ..entities.maintenance import dead_letters, discard_dead_letter, edit, replay_dead_letter
 from ..entities.search import conditions_of, find
 from ..entities.timetravel import diff, fork, state_json
-from .archive_openapi import DIFF, EDIT, ENTITY, FIND, HISTORY, LETTERS, STATE, described
+from .archive_openapi import (
+    DIFF,
+    EDIT,
+    ENTITY,
+    FIND,
+    HISTORY,
+    LETTERS,
+    NUMBER_DIGITS_MAX,
+    STATE,
+    described,
+)
 from .operations import find_type
 from .problems import Refused, problem
 from .requests import read_flag, read_json
@@ -215,7 +225,7 @@ def _number(request: Request, name: str, default: int | None = None) -> int:
     values = request.query_params.getlist(name)
     if not values and default is not None:
         return default
-    if len(values) != 1 or not values[0].isascii() or not values[0].isdecimal() or len(values[0]) > 18:
+    if len(values) != 1 or not values[0].isascii() or not values[0].isdecimal() or len(values[0]) > NUMBER_DIGITS_MAX:
         raise _wrong(name, f"{name} is one whole number, 0 or more, not {', '.join(values)[:40]!r}")
     return int(values[0])
 

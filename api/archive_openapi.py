@@ -6,8 +6,11 @@ from typing import Any
 
 import msgspec
 
+from ..entities.search import FIND_LIMIT_MAX
 from .openapi import KEY, PROBLEM
 
+NUMBER_DIGITS_MAX = 18
+"""Of a whole number in a query string."""
 TYPE: dict[str, Any] = {
     "name": "type",
     "in": "path",
@@ -43,10 +46,10 @@ def asked(name: str, kind: str, description: str, *, is_required: bool = False, 
 
 def whole(name: str, description: str, *, is_required: bool = False) -> dict[str, Any]:
     """A parameter that is a whole number, 0 or more."""
-    return asked(name, "integer", description, is_required=is_required, minimum=0)
+    return asked(name, "integer", description, is_required=is_required, minimum=0, maximum=10**NUMBER_DIGITS_MAX - 1)
 
 
-LIMIT = whole("limit", "How many at most (up to 1,000).")
+LIMIT = asked("limit", "integer", "How many at most.", minimum=1, maximum=FIND_LIMIT_MAX)
 AFTER = asked("after", "string", "`next` of the page before.")
 
 

@@ -124,7 +124,7 @@ class _Exchange:
                 assert not isinstance(operation.member, Mailbox)
                 signature = operation.member.signature
                 body = await read_json(self._request, self._settings, default=b"{}")
-                return signature.dump_arguments((), signature.load_arguments(body))
+                return signature.dump_arguments((), signature.load_arguments(body, is_foreign=True))
 
     async def _reason(self) -> bytes:
         body = await read_json(self._request, self._settings, default=b"{}")

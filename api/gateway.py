@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from ..entities.definition import Registry
 from ..entities.entity import Entity
-from .access import Guard
+from .access import Guard, declare_security
 from .activities import activity_router
 from .archive import archive_routes
 from .connection import lifespan
@@ -56,6 +56,8 @@ def create_app(
     app.include_router(activity_router(settings=chosen))
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
     app.add_middleware(Guard, settings=chosen)
+    if chosen.api_keys:
+        declare_security(app)
     app.state.is_guarded = True
     return app
 

@@ -3,21 +3,23 @@
 import inspect
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, create_model
 
 from ..entities.calls import IDEMPOTENCY_KEY_MAX
-from ..entities.descriptors import Query
+from ..entities.descriptors import Method, Query
 from ..entities.ids import KEY_BYTES_MAX
 from ..entities.mailbox import Mailbox
 from ..entities.operate import RunOperations, WaitingOperation
 from .operations import Action, Operation
 from .problems import MEDIA_TYPE
-from .repair import BODIES, Applied, needs_body
+from .repair import BODIES, Applied, Restart, needs_body
 from .schemas import arguments_type, has_schema, item_type, parameters, query_parameters, result_type
 
 
 class Termination(BaseModel):
     """Why a run is terminated."""
+
+    model_config = ConfigDict(extra="forbid")
 
     reason: str = ""
 
@@ -42,12 +44,18 @@ class StillRunning(BaseModel):
     waited_s: float
 
 
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
 KEY: dict[str, Any] = {
     "name": "key",
     "in": "path",
     "required": True,
     "description": "The entity's key, percent-encoded (`/` as `%2F`).",
-    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX},
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": KEY_BYTES_MAX,  # counted in characters here, in bytes of UTF-8 by the gateway
+        "pattern": rf"^[^\S{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$",
+    },
 }
 _IDEMPOTENCY: dict[str, Any] = {
     "name": "Idempotency-Key",
@@ -157,6 +165,8 @@ def documented_body(operation: Operation) -> Any:
         return None
     if operation.action is Action.TERMINATE:
         return Termination
+    if operation.action is Action.RESTART:
+        return _restart(operation)
     if operation.action.is_repair:
         return BODIES[operation.action]
     body: Any
@@ -165,9 +175,22 @@ def documented_body(operation: Operation) -> Any:
     elif not parameters(member):
         return None
     else:
-        title = "".join(part.capitalize() for part in operation.name.split("_"))
-        body = arguments_type(member, f"{definition.name}{title}Arguments")
+        body = arguments_type(member, f"{definition.name}{_camel(operation.name)}Arguments")
     return body if has_schema(body, is_result=False) else dict[str, Any]
+
+
+def _restart(operation: Operation) -> Any:
+    """`Restart` with the arguments of this workflow."""
+    assert isinstance(operation.member, Method)
+    name = f"{operation.definition.name}{_camel(operation.name)}"
+    arguments = arguments_type(operation.member, f"{name}Arguments")
+    if not has_schema(arguments, is_result=False):
+        return Restart
+    return create_model(f"{name}Restart", __base__=Restart, arguments=(arguments | None, None))
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def documentation(operation: Operation) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def act_from(action: Action, method: Method[Any, Any], body: bytes) -> bytes:
         case OperationChoice():
             more = {"operation": asked.operation}
         case Restart() if asked.arguments is not None:
-            arguments = method.signature.load_arguments(encode_json(asked.arguments))
+            arguments = method.signature.load_arguments(encode_json(asked.arguments), is_foreign=True)
             more = {"value": msgspec.Raw(method.signature.dump_arguments((), arguments))}
         case Rerun():
             more = {"operation": asked.from_operation, "keep_state": asked.keep_state}

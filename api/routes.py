@@ -180,7 +180,9 @@ def gateway_router(
     dispatch = _dispatch(registry, by_type, limits)
     for path in _MEMBER_PATHS:
         router.add_api_route("/{type}" + path, dispatch, methods=_METHODS, include_in_schema=False)
-    router.add_api_route("", _describe_all(registry), methods=["GET"], summary="Entity types", tags=["entities"])
+    router.add_api_route(
+        "", _describe_all(registry), methods=["GET"], summary="Entity types", tags=["entities"], **described([])
+    )
     router.add_api_route(
         "/{type}/{key:entity_key}",
         _describe_one(registry, by_type),

@@ -48,7 +48,7 @@ def validation_problems(error: ValidationError) -> list[dict[str, str]]:
 class Signature:
     """What a function takes and returns. `label` names it in messages (`Order.pick_up`)."""
 
-    __slots__ = ("_arguments", "_compiled", "_fn", "_names", "_required", "_result", "label")
+    __slots__ = ("_arguments", "_compiled", "_fn", "_lenient", "_names", "_required", "_result", "label")
 
     def __init__(self, fn: Callable[..., Any], label: str, *, has_self: bool) -> None:
         """Raises DefinitionError for parameters that cannot travel: `*args`, `**kwargs`, missing annotations."""
@@ -56,6 +56,7 @@ class Signature:
         self.label = label
         self._names: tuple[str, ...]
         self._compiled = False
+        self._lenient: bool | None = None
         self._arguments: TypeAdapter[Any]
         self._result: TypeAdapter[Any]
         parameters = list(inspect.signature(fn).parameters.values())
@@ -139,14 +140,19 @@ class Signature:
             raise InvalidArguments(f"{self.label}: an argument cannot be written as JSON: {error}", errors=[]) from None
         return self._check_payload(data)
 
-    def load_arguments(self, data: bytes) -> dict[str, Any]:
-        """Keyword arguments from a JSON object. Raises InvalidArguments, PayloadTooLarge."""
+    def load_arguments(self, data: bytes, *, is_foreign: bool = False) -> dict[str, Any]:
+        """Keyword arguments from a JSON object. Raises InvalidArguments, PayloadTooLarge.
+
+        is_foreign: written by whoever calls over HTTP, not by `dump_arguments`. Then the fields of nested models are
+        strict as well (a model's own default is not), unless a type says `strict=False`.
+        """
         if not self._names and data == b"{}":
             return {}
         self._check_payload(data)
         self.compile()
         try:
-            values: dict[str, Any] = self._arguments.validator.validate_json(data)
+            strict = True if is_foreign and not self._is_lenient() else None
+            values: dict[str, Any] = self._arguments.validator.validate_json(data, strict=strict)
         except ValidationError as error:
             raise self._invalid(error) from None
         return values
@@ -179,6 +185,12 @@ class Signature:
         except ValidationError as error:
             raise ResultNotSerialisable(f"{self.label}: the stored result does not fit its type: {error}") from None
 
+    def _is_lenient(self) -> bool:
+        """Whether one of the types says `strict=False` itself."""
+        if self._lenient is None:
+            self._lenient = _says_lenient(self._arguments.core_schema)
+        return self._lenient
+
     def _check_payload(self, data: bytes) -> bytes:
         if len(data) > PAYLOAD_BYTES_MAX:
             raise PayloadTooLarge(
@@ -194,3 +206,15 @@ class Signature:
         problems = validation_problems(error)
         text = "; ".join(f"{p['field'] or 'arguments'}: {p['message']}" for p in problems)
         return InvalidArguments(f"{self.label} was called with wrong arguments: {text}", errors=problems)
+
+
+def _says_lenient(schema: object) -> bool:
+    """Whether `strict` is False anywhere in a schema of pydantic's core."""
+    match schema:
+        case dict():
+            inner = (part for name, part in schema.items() if name not in ("default", "metadata"))
+            return schema.get("strict") is False or any(map(_says_lenient, inner))
+        case list() | tuple():
+            return any(map(_says_lenient, schema))
+        case _:
+            return False
