@@ -144,6 +144,13 @@ class Watches(Protocol):
         ...
 
 
+@runtime_checkable
+class Pipelines(Protocol):
+    """A driver whose clients keep the order of what they have in flight, as the router does (P5)."""
+
+    pipelines: bool
+
+
 class Workload(Protocol):
     """What is done, and what must be true of it afterwards."""
 

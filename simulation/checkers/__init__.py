@@ -14,6 +14,7 @@ from .sagas import Part, all_or_compensated
 from .search import linearizable
 from .set_full import SetReport, set_full, set_report
 from .steps import journalled_once, results_agree, witness_join
+from .streams import complete, in_order
 from .vacuity import vacuity
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "bijection",
     "calls",
     "chain",
+    "complete",
     "conserved",
     "fidelity",
+    "in_order",
     "journalled_once",
     "linearizable",
     "never_below",

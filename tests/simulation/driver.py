@@ -1,0 +1,108 @@
+"""A small world for workloads: engines on a memory store in virtual time, with crashes and failing commits.
+
+The real simulation (simulation.world) has the whole cluster; this one is there to try workloads and checkers.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from perdure.entities import Entity
+from perdure.entities.engine.settings import EngineSettings
+from perdure.entities.messages import Envelope, Reply
+from perdure.entities.store.rows import Batch
+from perdure.entities.testing import PerdureTest
+from perdure.entities.testing.faults import Fault
+from simulation.audit import audit_memory
+from simulation.contract import Audit, Violation, Workload
+from simulation.record import Record
+
+FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.BEFORE, Fault.AFTER, Fault.CONFLICT)
+PATIENCE_S = 10.0
+
+
+class Client:
+    """One client process of the world."""
+
+    default_timeout_s = PATIENCE_S
+
+    def __init__(self, world: "LocalWorld", number: int) -> None:
+        self.session = f"client-{number}"
+        self._world = world
+
+    @property
+    def archive(self) -> object:
+        return self._world.archive
+
+    async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
+        return await self._world.request(envelope, timeout_s=timeout_s)
+
+
+class LocalWorld(PerdureTest):
+    """`contract.Driver`, with cuts, deploys and a watch; faults until `heal`."""
+
+    def __init__(
+        self, entities: Sequence[type[Entity]], rng: random.Random, *, rate: float, settings: EngineSettings
+    ) -> None:
+        super().__init__(entities, hosts=2, seed=rng.randrange(1 << 30), settings=settings, check_resumes=False)
+        self.rng = rng
+        self.record = Record()
+        self.clients = [Client(self, number) for number in range(3)]
+        self._rate = rate
+        self._chance = random.Random(rng.random())
+        self._watching: list[Callable[[Batch], None]] = []
+        self._memory.pick = self._pick_any
+
+    def _pick_any(self, number: int, _: Batch) -> Fault:
+        return self._chance.choice(FAULTS) if self._chance.random() < self._rate else Fault.NONE
+
+    async def _written(self, batch: Batch) -> None:
+        for seen in self._watching:
+            seen(batch)
+        await super()._written(batch)
+
+    def heal(self) -> None:
+        self._rate = 0.0
+
+    def time(self) -> float:
+        return self.clock.time()
+
+    async def sleep(self, s: float) -> None:
+        await asyncio.sleep(s)
+
+    async def crash_somebody(self) -> None:
+        if self._rate and self.engines:
+            self._crasher.crash(self._chance.choice(self.engines).incarnation)
+
+    async def cut(self) -> Audit:
+        return audit_memory(self._memory)
+
+    async def deploy(self, entities: Sequence[type[Entity]]) -> None:
+        await self._crasher.settle()
+        await self.restart(entities)
+
+    def watch(self, seen: Callable[[Batch], None]) -> None:
+        self._watching.append(seen)
+
+
+async def play(
+    make: type[Workload], seed: int, *, rate: float | None = None, evict: bool | None = None, size: int = 1
+) -> tuple[Workload, Record, Audit]:
+    """One run: faults, none, everything that is stored."""
+    print(f"{make.__name__} seed {seed}")  # noqa: T201 - a failing seed is repeated by its number
+    rng = random.Random(seed)
+    rate = rng.choice([0.0, 0.03, 0.15]) if rate is None else rate
+    evict = rng.random() < 0.3 if evict is None else evict
+    workload = make(random.Random(rng.random()), size)
+    settings = EngineSettings(mail_poll_s=0.2, evict_after_every_turn=evict)
+    async with LocalWorld(workload.entities, rng, rate=rate, settings=settings) as world:
+        await workload.drive(world)
+        world.heal()
+        await workload.settle(world)
+        audit = await world.cut()
+    return workload, world.record, audit
+
+
+async def violations(make: type[Workload], seed: int, **options: object) -> list[Violation]:
+    workload, record, audit = await play(make, seed, **options)  # type: ignore[arg-type]
+    return workload.check(record, audit)
