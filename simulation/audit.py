@@ -32,7 +32,11 @@ def audit_memory(store: MemoryStore) -> Audit:
         items=[(entity, item) for entity, row in stored for _, item in sorted(row.items.items())],
         attempts=[(entity, attempt) for entity, row in stored for _, attempt in sorted(row.attempts.items())],
         dead_letters=letters,
-        parked=dict(store.parked),
+        parked={
+            entity: reason
+            for entity, reason in store.parked.items()
+            if store._entities[entity].updated_us <= store._parked_us[entity]
+        },
     )
 
 

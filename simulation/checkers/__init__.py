@@ -7,6 +7,7 @@ from .bijection import bijection, calls
 from .chain import chain
 from .conserve import conserved, never_below, within
 from .fidelity import fidelity
+from .keys import one_effect
 from .occurrences import CancelCommand, Firing, SetCommand, occurrences
 from .order import Model, version_order
 from .quiescence import quiescent, served
@@ -36,6 +37,7 @@ __all__ = [
     "linearizable",
     "never_below",
     "occurrences",
+    "one_effect",
     "quiescent",
     "results_agree",
     "served",

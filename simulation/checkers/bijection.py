@@ -31,17 +31,21 @@ def bijection(
 
 
 def calls(audit: Audit) -> list[Violation]:
-    """Judge the calls of all workflows: asked for in a journal, consumed where they were sent to."""
+    """Judge the calls of all workflows: asked for in a journal, consumed where they were sent to.
+
+    One-way messages of workflows have such ids as well, unless they got an idempotency key: so they need not be found.
+    """
     runs = {resumed.row.run_id for resumed in audit.journal}
-    asked = [
-        f"{resumed.row.run_id}:{operation.number}"
-        for resumed in audit.journal
-        for operation in decode_entry(resumed.row.entry).operations
-        if operation.kind is OperationKind.CALL
-    ]
+    asked: dict[OperationKind, list[str]] = {OperationKind.CALL: [], OperationKind.SEND: []}
+    for resumed in audit.journal:
+        for operation in decode_entry(resumed.row.entry).operations:
+            if operation.kind in asked:
+                asked[operation.kind].append(f"{resumed.row.run_id}:{operation.number}")
     consumed = [past.row.message_id for past in audit.history if _run_of(past.row.message_id) in runs]
     pending = [envelope.id for envelope in audit.inbox if _run_of(envelope.id) in runs]
-    return bijection(asked, consumed, pending, what="call")
+    there = {*consumed, *pending}
+    sent = [one for one in asked[OperationKind.SEND] if one in there]
+    return bijection([*asked[OperationKind.CALL], *sent], consumed, pending, what="message of a workflow")
 
 
 def _run_of(message_id: str) -> str:

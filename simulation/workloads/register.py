@@ -7,6 +7,7 @@ from typing import Any
 
 from perdure.entities import Entity, find, handler, query
 from perdure.entities.archive import HasArchive
+from perdure.entities.store.archive import Archive
 from simulation.checkers import Model, linearizable, version_order
 from simulation.contract import Audit, Driver, Violation
 from simulation.record import Came, Op, Record
@@ -115,12 +116,9 @@ class Registers(Base):
         await self.quiet(world)
         for key in self.keys:
             await self.final(world, Register.ref(key), "look", Register.ref(key).look)
-        if isinstance(world.clients[0], HasArchive):
-            await self.final(world, Register.ref(self.keys[0]), "list", self._list)
-
-    async def _list(self) -> dict[str, int]:
-        found = await find(Register, limit=FOUND_MAX)
-        return {match.key: match.state.value for match in found}
+        caller = world.clients[0]
+        if isinstance(caller, HasArchive):
+            await self.final(world, Register.ref(self.keys[0]), "list", lambda: _list(caller.archive))
 
     def check(self, record: Record, audit: Audit) -> list[Violation]:
         ops = [op for op in record.ops if op.name in ("write", "swap", "read", "look")]
@@ -131,6 +129,11 @@ class Registers(Base):
             *_check_queries(record),
             *_check_list(record, audit),
         ]
+
+
+async def _list(archive: Archive) -> dict[str, int]:
+    found = await find(Register, limit=FOUND_MAX, archive=archive)
+    return {match.key: match.state.value for match in found.matches}
 
 
 def _check_queries(record: Record) -> list[Violation]:

@@ -7,7 +7,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from perdure.entities import Entity
+from perdure.entities import CallTimeout, Entity
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.messages import Envelope, Reply
 from perdure.entities.store.rows import Batch
@@ -35,7 +35,7 @@ class Client:
         return self._world.archive
 
     async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
-        return await self._world.request(envelope, timeout_s=timeout_s)
+        return await self._world.travel(envelope, timeout_s)
 
 
 class LocalWorld(PerdureTest):
@@ -59,7 +59,26 @@ class LocalWorld(PerdureTest):
     async def _written(self, batch: Batch) -> None:
         for seen in self._watching:
             seen(batch)
+        if self._rate:
+            await asyncio.sleep(self._chance.expovariate(200))
         await super()._written(batch)
+
+    async def travel(self, envelope: Envelope, timeout_s: float) -> Reply:
+        """To a host and back; both take their time, and either may get lost."""
+        chance, rate = self._chance, self._rate
+        deadline = self.time() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                if rate:
+                    await asyncio.sleep(chance.expovariate(50))
+                if chance.random() < rate / 4:
+                    await asyncio.Event().wait()
+                reply = await self.request(envelope, timeout_s=max(0.0, deadline - self.time()))
+                if chance.random() < rate / 4:
+                    await asyncio.Event().wait()
+                return reply
+        except TimeoutError:
+            raise CallTimeout(f"{envelope.entity}.{envelope.name}: no answer within {timeout_s:g} s") from None
 
     def heal(self) -> None:
         self._rate = 0.0
