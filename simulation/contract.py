@@ -156,7 +156,11 @@ class Workload(Protocol):
 
     name: str
     """ "W1 unique adds" """
-    entities: Sequence[type[Entity]]
+
+    @property
+    def entities(self) -> Sequence[type[Entity]]:
+        """What the hosts serve (at first, if the workload deploys others)."""
+        ...
 
     def __init__(self, rng: random.Random, size: int) -> None: ...
 

@@ -82,10 +82,10 @@ class Activation(Maintenance):
             return
         problem = self._check(envelope)
         if problem is not None:
-            if not delivery.is_stored:
+            if not delivery.is_stored and not delivery.needs_lookup:
                 refused(delivery, problem)
                 return
-            delivery.problem = problem
+            delivery.problem = problem  # a repeat may have been applied already, by other code
         is_query = envelope.kind is Kind.QUERY and not envelope.reply_to
         is_handling = self.busy is not None and not isinstance(self.busy, EntityHold)
         if is_query and is_handling and envelope.losses < LOSSES_MIN:

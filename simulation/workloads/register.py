@@ -15,6 +15,7 @@ from simulation.record import Came, Op, Record
 from .base import Base, together
 
 FOUND_MAX = 200
+PATIENCE_S = 10.0
 
 
 class Register(Entity):
@@ -106,7 +107,7 @@ class Registers(Base):
                     op = await self.call(world, caller, register, name, None, read)
                     seen = op.result if op.is_ok else seen
                 case "look":
-                    look = register.look.options(timeout=limit)
+                    look = register.look.options(timeout=limit or PATIENCE_S)
                     op = await self.call(world, caller, register, name, None, look)
                     seen = op.result if op.is_ok else seen
                 case _:

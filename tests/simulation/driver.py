@@ -19,6 +19,8 @@ from simulation.record import Record
 
 FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.BEFORE, Fault.AFTER, Fault.CONFLICT)
 PATIENCE_S = 10.0
+CALM = 15
+"""Commits between two crashes: five in a row would convict what is being tried each time (docs/guarantees.md)."""
 
 
 class Client:
@@ -50,11 +52,17 @@ class LocalWorld(PerdureTest):
         self.clients = [Client(self, number) for number in range(3)]
         self._rate = rate
         self._chance = random.Random(rng.random())
+        self._next_crash = 0
         self._watching: list[Callable[[Batch], None]] = []
         self._memory.pick = self._pick_any
 
     def _pick_any(self, number: int, _: Batch) -> Fault:
-        return self._chance.choice(FAULTS) if self._chance.random() < self._rate else Fault.NONE
+        fault = self._chance.choice(FAULTS) if self._chance.random() < self._rate else Fault.NONE
+        if fault in (Fault.CRASH_BEFORE, Fault.CRASH_AFTER):
+            if number < self._next_crash:
+                return Fault.NONE
+            self._next_crash = number + CALM
+        return fault
 
     async def _written(self, batch: Batch) -> None:
         for seen in self._watching:
@@ -90,7 +98,8 @@ class LocalWorld(PerdureTest):
         await asyncio.sleep(s)
 
     async def crash_somebody(self) -> None:
-        if self._rate and self.engines:
+        if self._rate and self.engines and len(self._memory.commits) >= self._next_crash:
+            self._next_crash = len(self._memory.commits) + CALM
             self._crasher.crash(self._chance.choice(self.engines).incarnation)
 
     async def cut(self) -> Audit:
