@@ -1,8 +1,8 @@
 """B. Chain audit: the versions of each entity are 1, 2, … up to the snapshot's, each made by one turn (P4, I3, I9).
 
 A turn leaves a history row (it consumed a message), a journal row (it resumed a run), or both. Only an answer or timer
-for which no run waits (any more) makes a version without a row: it came late, or again after a commit whose answer got
-lost. So an entity may lack as many rows as its runs made calls and timers, and one without workflows lacks none.
+for which no run waits any more makes a version without a row: it came late. So an entity may lack as many rows as its
+runs made calls and timers, and one without workflows lacks none.
 
 Epochs and hash links are not in the rows, so they are not audited; the store's own checks of them have tests.
 """

@@ -11,6 +11,7 @@ on a sample (D) guard against an order that lies. Checked per entity (P1, P8, I1
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -86,10 +87,15 @@ def _judge(
     yield from _reads_in_time(entity, reads, writes)
 
 
+def _end(op: Op) -> float:
+    """From when on it has certainly taken effect, if it ever does. Without an answer it may do so at any later time."""
+    return math.inf if op.outcome is Came.UNKNOWN else op.t_return
+
+
 def _real_time(entity: EntityId, writes: list[tuple[int, Op]]) -> Iterator[str]:
     latest: Op | None = None
     for version, op in writes:
-        if latest is not None and op.t_return < latest.t_invoke:
+        if latest is not None and _end(op) < latest.t_invoke:
             yield f"{entity}: version {version} came after one that began when it had ended: {op}, after {latest}"
         if latest is None or op.t_invoke > latest.t_invoke:
             latest = op
@@ -98,7 +104,7 @@ def _real_time(entity: EntityId, writes: list[tuple[int, Op]]) -> Iterator[str]:
 def _reads_in_time(entity: EntityId, reads: list[tuple[int, Op]], writes: list[tuple[int, Op]]) -> Iterator[str]:
     for version, read in reads:
         for made, write in writes:
-            if made > version and write.t_return < read.t_invoke:
+            if made > version and _end(write) < read.t_invoke:
                 yield f"{entity}: read version {version} after version {made} was acknowledged: {read}, after {write}"
             if made <= version and write.t_invoke > read.t_return:
                 yield f"{entity}: read version {version} before version {made} was sent: {read}, before {write}"
