@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
+from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.ids import EntityId
 from perdure.entities.store.rows import HistoryRow, RunStatus
+from simulation.audit import audit_archive
 from simulation.contract import Audit, Consumed, Violation, Workload
 from simulation.record import Came, Record
 from simulation.workloads import WORKLOADS
 from simulation.workloads.graph import Graph
 from simulation.workloads.programs import tally
 
-from .driver import play
+from .driver import LocalWorld, play
 
 SEEDS = range(int(os.environ.get("PERDURE_SEEDS", "2")))
 
@@ -130,6 +132,22 @@ async def test_a_message_that_is_consumed_twice() -> None:
 def _copy(past: Consumed) -> Consumed:
     row: HistoryRow = past.row._replace(version=past.row.version + 1)
     return past._replace(row=row, entity=EntityId("Hub", "another"))
+
+
+@pytest.mark.parametrize("name", ["W3", "W6", "W8", "W11"])
+async def test_the_archive_gives_the_same_audit(name: str) -> None:
+    """What a campaign on Postgres reads, beside what is parked."""
+    workload = WORKLOADS[name](random.Random(5), 1)
+    async with LocalWorld(workload.entities, random.Random(5), rate=0.0, settings=EngineSettings()) as world:
+        await workload.drive(world)
+        await workload.settle(world)
+        whole = await world.cut()
+        read = await audit_archive(world.archive, whole.versions, at_us=whole.at_us)
+    for part in ("states", "versions", "history", "journal", "runs", "reminders", "items", "attempts", "inbox"):
+        assert getattr(read, part) == getattr(whole, part), part
+    key = lambda letter: letter.letter.envelope.id  # noqa: E731
+    assert sorted(read.dead_letters, key=key) == sorted(whole.dead_letters, key=key)
+    assert workload.check(world.record, read) == []
 
 
 def test_a_plan_is_repeatable() -> None:
