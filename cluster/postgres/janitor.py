@@ -44,6 +44,13 @@ with hit as (
     )) and noted_at < {_BEFORE} returning 1
 ) select count(*) from hit"""
 
+# An entity that has been written since could be loaded again: the note is out of date.
+_PARKED = """
+with hit as (
+    delete from {s}.parked t using {s}.entities e
+    where (e.shard, e.type, e.key) = (t.shard, t.type, t.key) and e.updated_at > t.parked_at returning 1
+) select count(*) from hit"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Janitor:
@@ -59,4 +66,5 @@ class Janitor:
         for template in (_HISTORY, _JOURNAL, _STEPS, _SUSPECTS):
             (rows,) = await session.transact([(template.replace("{s}", self.schema), parameters)])
             deleted = max(deleted, *(count for (count,) in rows))
+        await session.transact([(_PARKED.replace("{s}", self.schema), ())])
         return deleted

@@ -23,7 +23,7 @@ from ..errors import (
     PerdureError,
 )
 from ..ids import EntityId
-from ..messages import Envelope, Kind, OperationAddress, Status, encode_json
+from ..messages import Envelope, Kind, OperationAddress, Reply, Status, encode_json
 from ..operate import read_act
 from ..store.rows import (
     Loaded,
@@ -70,7 +70,7 @@ class Activation(Maintenance):
         known = self.by_id.get(envelope.id)
         if known is not None:
             if known.fingerprint != delivery.fingerprint:
-                refused(delivery, _mismatch(self.id, envelope))
+                self._refuse_rival(known, delivery)
             elif known.is_stored and known.is_one_way:
                 delivery.reply(Status.ACCEPTED, NULL, self.durable)
             elif delivery.respond is not None:
@@ -82,10 +82,10 @@ class Activation(Maintenance):
             return
         problem = self._check(envelope)
         if problem is not None:
-            if not delivery.is_stored:
+            if not delivery.is_stored and not delivery.needs_lookup:
                 refused(delivery, problem)
                 return
-            delivery.problem = problem
+            delivery.problem = problem  # a repeat may have been applied already, by other code
         is_query = envelope.kind is Kind.QUERY and not envelope.reply_to
         is_handling = self.busy is not None and not isinstance(self.busy, EntityHold)
         if is_query and is_handling and envelope.losses < LOSSES_MIN:
@@ -231,6 +231,21 @@ class Activation(Maintenance):
                 self._about_run(delivery)
             case _:
                 self._process_inner(delivery)
+
+    def _refuse_rival(self, known: Delivery, rival: Delivery) -> None:
+        """The same key with another payload: refused once it is durable that the first one has used it (P3)."""
+        problem = _mismatch(self.id, rival.envelope)
+        if known.is_stored:
+            refused(rival, problem)
+            return
+
+        def answer(reply: Reply) -> None:
+            if reply.status in (Status.OK, Status.ACCEPTED) or (reply.status is Status.ERROR and reply.version):
+                refused(rival, problem)
+            else:
+                rival.reply(Status.NOT_OWNER, NULL, 0)  # the first one came to nothing: once more
+
+        known.also.append(answer)
 
     def _process_inner(self, delivery: Delivery) -> None:
         """What no member of a class is called by."""

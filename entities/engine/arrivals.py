@@ -113,11 +113,11 @@ class Arrivals:
         try:
             activation = Activation(self._engine, definition, shard, loaded)
         except EntityParked as problem:
-            self._parked(loaded.entity, problem, waiting)
+            self._parked(loaded, problem, waiting)
             return
         except Exception as error:
             log.exception("%s could not be activated", loaded.entity)
-            self._parked(loaded.entity, EntityParked(f"{loaded.entity}: it could not be activated: {error!r}"), waiting)
+            self._parked(loaded, EntityParked(f"{loaded.entity}: it could not be activated: {error!r}"), waiting)
             return
         self._engine.active[loaded.entity] = activation
         self._engine.holds.arrived(activation)
@@ -152,14 +152,23 @@ class Arrivals:
             )
         return delivery
 
-    def _parked(self, entity: EntityId, problem: EntityParked, waiting: list[Item]) -> None:
+    def _parked(self, loaded: Loaded, problem: EntityParked, waiting: list[Item]) -> None:
+        """Say why to whoever waits; but of a repeat it must be known first that it was not applied, or accepted."""
+        entity = loaded.entity
         if self._parked_until.get(entity, 0.0) < self._engine.monotonic():
             log.error("%s", problem)
             self._engine.readers.note_parked(entity, problem.message)
         self._parked_until[entity] = self._engine.monotonic() + PARKED_RETRY_S
         body = encode_json(problem.body())
+        accepted = {envelope.id for envelope in loaded.inbox}
         for item in waiting:
-            if isinstance(item, Delivery):
+            if not isinstance(item, Delivery):
+                continue
+            if item.is_one_way and item.envelope.id in accepted:
+                item.acknowledge(loaded.version)
+            elif item.needs_lookup:
+                self._engine.readers.look_up_parked(item, body)
+            else:
                 item.reply(Status.ERROR, body, 0)
 
     def mail(self, envelopes: Sequence[Envelope]) -> None:

@@ -45,6 +45,7 @@ class Readers:
         self._mail: dict[EntityId, None] = {}
         self._lookups: deque[tuple[Record, Delivery]] = deque()
         self._parked: deque[tuple[EntityId, str]] = deque()
+        self._refusals: deque[tuple[Delivery, bytes]] = deque()
         self._gained: set[int] = set()
         self._load_wanted = asyncio.Event()
         self._mail_wanted = asyncio.Event()
@@ -117,6 +118,11 @@ class Readers:
     def note_parked(self, entity: EntityId, reason: str) -> None:
         """Write down for people why an entity cannot be loaded."""
         self._parked.append((entity, reason))
+        self._park_wanted.set()
+
+    def look_up_parked(self, delivery: Delivery, refusal: bytes) -> None:
+        """Answer a repeat to an entity that cannot be loaded: with its outcome if it has one, else refuse it."""
+        self._refusals.append((delivery, refusal))
         self._park_wanted.set()
 
     def gained(self, shards: set[int]) -> None:
@@ -212,15 +218,7 @@ class Readers:
             activation.by_id.pop(delivery.envelope.id, None)
             if delivery.is_stored or delivery.is_storing:
                 activation.discard(delivery)
-            if row.fingerprint != delivery.fingerprint:
-                what = f"{activation.id}.{delivery.envelope.name}"
-                error = IdempotencyMismatch(f"{what}: the idempotency key was used before with another payload")
-                delivery.reply(Status.ERROR, encode_json(error.body()), 0)
-            elif not row.ok:
-                delivery.reply(Status.ERROR, row.outcome, row.version)
-            else:
-                status = Status.ACCEPTED if delivery.is_one_way else Status.OK
-                delivery.reply(status, row.outcome, row.version)
+            _answer_again(delivery, row)
         self._engine.ready(activation)
 
     async def _serve_parked(self) -> None:
@@ -229,6 +227,16 @@ class Readers:
             entity, reason = self._parked[0]
             await self._engine.store.park(entity, reason)
             self._parked.popleft()
+        while self._refusals:
+            asked = list(self._refusals)[:LOOKUPS_MAX]
+            found = await self._engine.store.outcomes([(item.envelope.entity, item.envelope.id) for item, _ in asked])
+            for delivery, refusal in asked:
+                self._refusals.popleft()
+                row = found.get((delivery.envelope.entity, delivery.envelope.id))
+                if row is None:
+                    delivery.reply(Status.ERROR, refusal, 0)
+                else:
+                    _answer_again(delivery, row)
         self._park_wanted.clear()
 
     async def _serve_gained(self) -> None:
@@ -317,3 +325,16 @@ class Readers:
             if pruned < PRUNE_MAX:
                 return
             await asyncio.sleep(0.05)  # others want the database as well
+
+
+def _answer_again(delivery: Delivery, row: HistoryRow) -> None:
+    """A repeat gets the first outcome."""
+    if row.fingerprint != delivery.fingerprint:
+        what = f"{delivery.envelope.entity}.{delivery.envelope.name}"
+        error = IdempotencyMismatch(f"{what}: the idempotency key was used before with another payload")
+        delivery.reply(Status.ERROR, encode_json(error.body()), 0)
+    elif not row.ok:
+        delivery.reply(Status.ERROR, row.outcome, row.version)
+    else:
+        status = Status.ACCEPTED if delivery.is_one_way else Status.OK
+        delivery.reply(status, row.outcome, row.version)

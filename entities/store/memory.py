@@ -71,6 +71,7 @@ class MemoryStore(MemoryDirectory):
         self._entities: dict[EntityId, StoredEntity] = {}
         self.parked: dict[EntityId, str] = {}
         """Entities whose stored state cannot be loaded, with the reason."""
+        self._parked_us: dict[EntityId, int] = {}
         self.execute: Callable[[Staged], None] | None = None
         """Stands for the database that staged SQL would be executed in; raises to refuse a statement."""
         self._dead_letters: dict[tuple[EntityId, str], tuple[int, DeadLetter]] = {}
@@ -312,6 +313,7 @@ class MemoryStore(MemoryDirectory):
     async def park(self, entity: EntityId, reason: str) -> None:
         if reason:
             self.parked[entity] = reason
+            self._parked_us[entity] = self._now_us()
         else:
             self.parked.pop(entity, None)
 
@@ -342,6 +344,9 @@ class MemoryStore(MemoryDirectory):
             del stored.history[message_id]
         for stored in self._entities.values():
             _prune_journals(stored, before)
+        for entity in list(self.parked):
+            if self._entities.get(entity, _NOTHING).updated_us > self._parked_us[entity]:
+                del self.parked[entity]  # written since: it could be loaded again
         for key, (noted_us, _) in list(self._suspicions.items()):
             if noted_us < before and key[1] not in self._parked_runs(key[0]):
                 del self._suspicions[key]

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from perdure.entities import Entity, activity, handler, query, remind, workflow
+from perdure.entities import Entity, IdempotencyMismatch, activity, handler, query, remind, workflow
 from perdure.entities.testing import LocalCluster
 
 from .conftest import QUICK
@@ -53,6 +53,40 @@ async def settle() -> None:
     """Let the loop do whatever it could do."""
     for _ in range(50):
         await asyncio.sleep(0)
+
+
+async def test_another_payload_is_refused_only_once_the_first_is_committed(
+    cluster: LocalCluster, store: FaultyStore
+) -> None:
+    keyed = A.deposit.options(idempotency_key="k")
+    store.hold_commits()
+    first = asyncio.create_task(keyed(5))
+    await store.waiting.wait()
+    second = asyncio.create_task(keyed(6))
+    await settle()
+    assert not second.done(), "refused for a use of the key that is not committed"
+    first.cancel()  # its client is gone, and so is its host: nobody has used the key
+    store.let_commits_go()
+    store.faults.append(Fault.BEFORE)
+    await cluster.crash()
+    assert await second == 6
+    assert await A.total() == 6
+
+
+async def test_another_payload_is_refused_after_the_commit_of_the_first(
+    cluster: LocalCluster, store: FaultyStore
+) -> None:
+    keyed = A.deposit.options(idempotency_key="k")
+    store.hold_commits()
+    first = asyncio.create_task(keyed(5))
+    await store.waiting.wait()
+    second = asyncio.create_task(keyed(6))
+    await settle()
+    store.let_commits_go()
+    assert await first == 5
+    with pytest.raises(IdempotencyMismatch):
+        await second
+    assert await A.total() == 5
 
 
 async def test_a_reply_waits_for_the_commit(cluster: LocalCluster, store: FaultyStore) -> None:

@@ -436,6 +436,8 @@ class Record:
         kept: list[Item] = []
         for item in items:
             if isinstance(item, Delivery):
+                if item.is_stored and item.envelope.kind is Kind.REPLY:
+                    continue  # leaves no outcome to look up: found again in the inbox, unless it was consumed
                 if item.fired is None or item.problem is not None:
                     item.needs_lookup = True
                     item.is_storing = item.is_done = False

@@ -1,0 +1,1 @@
+"""Deterministic simulation: workloads, checkers and a simulated world (docs/testing.md)."""
