@@ -212,7 +212,7 @@ class Readers:
             activation.by_id.pop(delivery.envelope.id, None)
             if delivery.is_stored or delivery.is_storing:
                 activation.discard(delivery)
-            if row.fingerprint != delivery.fingerprint:
+            if row.fingerprint and row.fingerprint != delivery.fingerprint:  # empty: the outcome cannot be read
                 what = f"{activation.id}.{delivery.envelope.name}"
                 error = IdempotencyMismatch(f"{what}: the idempotency key was used before with another payload")
                 delivery.reply(Status.ERROR, encode_json(error.body()), 0)
