@@ -15,8 +15,9 @@ Pure functions of rows; nothing here stores or waits. Names, ids, times and stat
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from struct import Struct
 from typing import Any
 
 import msgspec
@@ -45,6 +46,12 @@ _MARKS = (STATE_NOT_KEPT, STATE_UNCHANGED)
 _NULL = b"null"
 _STATE_KEY = b'"key"'
 
+_WITHOUT_PAYLOAD = (
+    "consumed", "reminders_gone", "reminders_cancelled", "items_taken", "attempts_gone", "staged", "letters_replayed",
+    "letters_discarded",
+)  # fmt: skip
+"""Fields of a write that are stored as they are. (What is staged is the user's own SQL, for tables of their own.)"""
+
 
 class _Sealed(msgspec.Struct):
     """A state with searchable fields, as stored."""
@@ -55,6 +62,7 @@ class _Sealed(msgspec.Struct):
 _sealed_state = msgspec.json.Decoder(_Sealed).decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _json = msgspec.json.encode
+_length = Struct("!I").pack
 
 
 class Sealer:
@@ -64,6 +72,15 @@ class Sealer:
         self._codec = codec
         self._namespace = namespace.encode()
         self._searchable = {name: frozenset(fields) for name, fields in codec.searchable.items() if fields}
+        self._row_seals: tuple[tuple[str, Callable[[EntityId, Any], object]], ...] = (
+            ("waiting", lambda _, row: self.seal_envelope(row)),
+            ("outbox", lambda _, row: self.seal_envelope(row)),
+            ("reminders_set", lambda _, row: self.seal_reminder(row)),
+            ("dead_letters", lambda _, row: self.seal_letter(row)),
+            ("runs", self.seal_run),
+            ("items_put", self.seal_item),
+            ("attempts_set", self.seal_attempt),
+        )
 
     def searchable(self, type_name: str) -> frozenset[str]:
         """Fields of a type's state that are stored in the clear as well."""
@@ -261,19 +278,24 @@ class Sealer:
             is_present = row.state is write.state and row.version == write.version
             return state if is_present else self.seal_kept(entity, row.version, row.state)
 
-        sealed: dict[str, Any] = {
-            "history": [self.seal_history(entity, row, kept(row)) for row in write.history],
-            "waiting": [self.seal_envelope(envelope) for envelope in write.waiting],
-            "outbox": [self.seal_envelope(envelope) for envelope in write.outbox],
-            "reminders_set": [self.seal_reminder(row) for row in write.reminders_set],
-            "runs": [self.seal_run(entity, row) for row in write.runs],
-            "journal": [self.seal_journal(entity, row, kept(row)) for row in write.journal],
-            "items_put": [self.seal_item(entity, row) for row in write.items_put],
-            "attempts_set": [self.seal_attempt(entity, row) for row in write.attempts_set],
-            "dead_letters": [self.seal_letter(letter) for letter in write.dead_letters],
-        }
-        as_they_are = {name: getattr(write, name) for name in EntityWrite.__slots__ if name not in sealed}
-        return EntityWrite(**{**as_they_are, **sealed, "state": self._with_searchable(entity, state, write.state)})
+        sealed = EntityWrite(
+            entity=entity,
+            shard=write.shard,
+            expected_version=write.expected_version,
+            version=write.version,
+            state=self._with_searchable(entity, state, write.state),
+            schema_version=write.schema_version,
+            clock=write.clock,
+        )
+        for name in _WITHOUT_PAYLOAD:
+            if rows := getattr(write, name):  # most are empty in most turns
+                setattr(sealed, name, rows)
+        sealed.history = [self.seal_history(entity, row, kept(row)) for row in write.history]
+        sealed.journal = [self.seal_journal(entity, row, kept(row)) for row in write.journal]
+        for name, seal in self._row_seals:
+            if rows := getattr(write, name):
+                setattr(sealed, name, [seal(entity, row) for row in rows])
+        return sealed
 
     def open_loaded(self, loaded: Loaded) -> Loaded:
         entity, state = loaded.entity, loaded.state
@@ -320,7 +342,8 @@ def _packed(parts: Sequence[bytes]) -> bytes:
     """Every part but the last with its length before it."""
     if len(parts) == 1:
         return parts[0]
-    return b"".join([*(len(part).to_bytes(4, "big") + part for part in parts[:-1]), parts[-1]])
+    framed = [piece for part in parts[:-1] for piece in (_length(len(part)), part)]
+    return b"".join((*framed, parts[-1]))
 
 
 def _unpacked(data: bytes, count: int) -> list[bytes]:
