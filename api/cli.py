@@ -123,7 +123,7 @@ def replay(
 
         settings = _settings(dsn=dsn, namespace=namespace)
         address = "" if file is not None else _needed(settings)
-        source = Recorded(file, address, settings.namespace, type_name, limit)
+        source = Recorded(file, address, settings.namespace, type_name, limit, settings.codec)
         replay_module(module, source, export=export, say=_say)
 
     _guarded(work, debug=debug)

@@ -53,6 +53,7 @@ from ..entities.errors import (
     OperationSettled,
     OutcomeUnknown,
     PayloadTooLarge,
+    PayloadUnreadable,
     PerdureError,
     ReadOnlyViolation,
     Rejected,
@@ -140,6 +141,7 @@ TABLE: dict[type[PerdureError], Row] = {
     CallCycle: Row(409, "The call would wait for itself"),
     RunParked: Row(423, "The run is parked until its code is fixed"),
     EntityParked: Row(423, "The entity is parked until its code is fixed"),
+    PayloadUnreadable: Row(423, "The entity is parked until its payloads can be read"),
     # Nothing was applied; later it may be
     Unavailable: Row(503, "Not available now", RETRY_AFTER_S),
     Busy: Row(429, "Too much is waiting", RETRY_AFTER_S),

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ..entities.encryption import VARIABLES as ENCRYPTION_VARIABLES
 from ..entities.signature import PAYLOAD_BYTES_MAX
 
 API_KEY_CHARS_MIN = 16
@@ -27,6 +28,8 @@ class Settings(BaseSettings):
     """Postgres. Empty: `perdure dev` brings its own, everything else refuses to start."""
     namespace: str = "perdure"
     """One Postgres schema, one set of hosts."""
+    codec: str = ""
+    """What encrypts payloads, as `module:factory` (docs/encryption.md). Empty: nothing does."""
     ray_address: str = ""
     """Ray cluster to join. Empty: one of this machine's own, which ends with the process."""
 
@@ -72,7 +75,7 @@ class Settings(BaseSettings):
 
 def unknown_variables() -> list[str]:
     """Warnings for variables with our prefix that mean nothing: most likely a typing error."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {URL, API_KEY}
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {URL, API_KEY, *ENCRYPTION_VARIABLES}
     warnings: list[str] = []
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known and not name.upper().startswith(PREFIX + "_"):

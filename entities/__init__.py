@@ -2,9 +2,11 @@
 
 from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
+from .codec import CannotDecode, PayloadCodec
 from .definition import Registry
 from .descriptors import handler, query, workflow
 from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4
+from .encryption import EncryptionCodec, new_encryption_key
 from .entity import Entity
 from .errors import (
     ActivityFailed,
@@ -42,6 +44,7 @@ from .errors import (
     OperationSettled,
     OutcomeUnknown,
     PayloadTooLarge,
+    PayloadUnreadable,
     PerdureError,
     ReadOnlyViolation,
     Rejected,
@@ -101,12 +104,14 @@ __all__ = [
     "Busy",
     "CallCycle",
     "CallTimeout",
+    "CannotDecode",
     "Change",
     "CompleteLater",
     "Conflict",
     "Dedicated",
     "DefinitionError",
     "DurableAwaitInHandler",
+    "EncryptionCodec",
     "Entity",
     "EntityExists",
     "EntityId",
@@ -136,7 +141,9 @@ __all__ = [
     "NotInWorkflow",
     "OperationSettled",
     "OutcomeUnknown",
+    "PayloadCodec",
     "PayloadTooLarge",
+    "PayloadUnreadable",
     "PerdureError",
     "RateLimit",
     "ReadOnlyViolation",
@@ -192,6 +199,7 @@ __all__ = [
     "heartbeat_activity",
     "history",
     "import_entity",
+    "new_encryption_key",
     "now",
     "patched",
     "publish",

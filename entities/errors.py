@@ -282,6 +282,12 @@ class EntityParked(Conflict):
     code = "entity_parked"
 
 
+class PayloadUnreadable(EntityParked):
+    """What is stored cannot be decoded here: the key is missing, or the row was tampered with. It was not touched."""
+
+    code = "payload_unreadable"
+
+
 # --- Unavailable ------------------------------------------------------------------------------------------------------
 
 

@@ -82,7 +82,7 @@ with turn as (
 ), left_by as (
     select version, state from turn where state is distinct from 'true' order by version desc, part desc limit 1
 )
-select state from left_by
+select state, version from left_by
 where exists (select from turn where version = $4::int8) and $4::int8 - left_by.version =
     (select count(distinct version) from turn where version > left_by.version)"""
 
@@ -176,7 +176,8 @@ class PostgresArchive:
         if not found:
             return KeptState(None, 0)
         present, state, _, _ = found[0]
-        return KeptState(state if version == present else (kept[0][0] if kept else None), present)
+        state, left_by = (state, present) if version == present else kept[0] if kept else (None, 0)
+        return KeptState(state, present, left_by)
 
     async def everything(self, entity: EntityId) -> Everything | None:
         address = await self._address(entity)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import EntityParked, PerdureError
+from ..errors import EntityParked, PayloadUnreadable, PerdureError
 from ..ids import EntityId, check_key
 from ..messages import Envelope, Status, encode_json
 from ..store.rows import Loaded
@@ -111,6 +111,8 @@ class Arrivals:
             log.warning("%s: this host has no such type", loaded.entity)
             return
         try:
+            if loaded.problem:
+                raise PayloadUnreadable(loaded.problem)
             activation = Activation(self._engine, definition, shard, loaded)
         except EntityParked as problem:
             self._parked(loaded, problem, waiting)

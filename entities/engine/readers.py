@@ -329,7 +329,7 @@ class Readers:
 
 def _answer_again(delivery: Delivery, row: HistoryRow) -> None:
     """A repeat gets the first outcome."""
-    if row.fingerprint != delivery.fingerprint:
+    if row.fingerprint and row.fingerprint != delivery.fingerprint:  # empty: the outcome cannot be read
         what = f"{delivery.envelope.entity}.{delivery.envelope.name}"
         error = IdempotencyMismatch(f"{what}: the idempotency key was used before with another payload")
         delivery.reply(Status.ERROR, encode_json(error.body()), 0)

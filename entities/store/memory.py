@@ -84,6 +84,9 @@ class MemoryStore(MemoryDirectory):
         """Messages given up, oldest first; one that dies again is there once."""
         return [letter for _, letter in self._dead_letters.values()]
 
+    async def close(self) -> None:
+        """Nothing to close."""
+
     # --- The group commit ---------------------------------------------------------------------------------------------
 
     async def commit(self, batch: Batch) -> int:

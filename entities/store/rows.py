@@ -363,6 +363,8 @@ class Loaded:
     attempts: list[AttemptRow] = field(default_factory=list)
     inbox: list[Envelope] = field(default_factory=list)
     """Ordered by (position, id); at most `inbox_max` of them."""
+    problem: str = ""
+    """Not empty: something of it cannot be read, for this reason, and nothing else here says anything."""
 
 
 class ShardOwner(NamedTuple):

@@ -66,6 +66,9 @@ def replay(registry: Registry, recorded: Iterable[Loaded]) -> Report:
         live = [row for row in loaded.runs if not row.status.is_terminal]
         runs += len(live)
         entries += len(loaded.journal)
+        if loaded.problem:
+            misfits.append(Misfit(loaded.entity, "", "", loaded.problem))
+            continue
         definition = registry.find(loaded.entity.type)
         if definition is None:
             misfits.append(Misfit(loaded.entity, "", "", f"there is no entity class {loaded.entity.type!r}"))
