@@ -11,10 +11,9 @@ import hmac
 import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -113,24 +112,6 @@ class Guard:
 
     def _is_known(self, name: str) -> bool:
         return is_loopback(name) or name.lower() in self._hosts
-
-
-def declare_security(app: FastAPI) -> None:
-    """Say in the application's OpenAPI that every path needs a key, but for those that are open."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        document.setdefault("components", {})["securitySchemes"] = {
-            "ApiKey": {"type": "http", "scheme": "bearer", "description": "One of PERDURE_API_KEYS."}
-        }
-        document["security"] = [{"ApiKey": []}]
-        for path in OPEN_PATHS & document["paths"].keys():
-            for operation in document["paths"][path].values():
-                operation["security"] = []
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 @lru_cache(maxsize=256)

@@ -32,14 +32,17 @@ from .archive_openapi import (
     STATE,
     described,
 )
+from .cursors import unwrap, wrap
 from .operations import find_type
 from .problems import Refused, problem
-from .requests import read_flag, read_json
+from .requests import read_flag, read_idempotency_key, read_json
 from .routes import EntityRoute, path_key
 from .settings import Settings
 
 _HEADERS = {"Cache-Control": "no-store"}
 _RESERVED = ("limit", "after")
+CONDITIONS_BYTES_MAX = 4 * 1024
+"""Of the query string of a search, cursor included."""
 
 Work = Callable[[Request], Awaitable[Any]]
 
@@ -120,12 +123,14 @@ class _Views:
 
     async def find(self, request: Request) -> Any:
         definition = find_type(self._registry, request.path_params["type"])
+        _check_size(request)
         given = [pair for pair in request.query_params.multi_items() if pair[0] not in _RESERVED]
+        listing = [definition.name, *(f"{name}={value}" for name, value in given)]
         found = await find(
             definition.cls,
             conditions_of(definition, given),
             limit=_number(request, "limit", 50),
-            after=request.query_params.get("after"),
+            after=unwrap(_text(request, "after"), listing),
         )
         own = definition_of(definition.cls)
         return {
@@ -139,7 +144,7 @@ class _Views:
                 }
                 for match in found.matches
             ],
-            "next": found.next,
+            "next": wrap(found.next, listing),
             "examined": found.examined,
             "indexed": found.is_indexed,
             "unreadable": found.unreadable,
@@ -184,7 +189,7 @@ class _Views:
             expected_version=body.expected_version,
             reason=body.reason,
             operator=body.operator,
-            idempotency_key=request.headers.get("idempotency-key", ""),
+            idempotency_key=read_idempotency_key(request),
         )
         return {"version": version}
 
@@ -201,17 +206,18 @@ class _Views:
         return {"discarded": body.message_id}
 
     async def letters(self, request: Request) -> Any:
-        given = request.query_params
-        type_name, key = given.get("type"), given.get("key")
+        type_name, key, since = (_text(request, name) for name in ("type", "key", "since"))
         if key is not None and type_name is None:
             raise _wrong("key", "`key` needs a `type`")
-        return await dead_letters(
+        listing = ["dead letters", f"type={type_name}", f"key={key}", f"since={since}"]
+        page = await dead_letters(
             EntityId(type_name, key) if type_name is not None and key is not None else None,
             type=type_name,
-            since=_time(given["since"]) if "since" in given else None,
-            after=given.get("after"),
+            since=None if since is None else _time(since),
+            after=unwrap(_text(request, "after"), listing),
             limit=_number(request, "limit", 100),
         )
+        return {"letters": page.letters, "next": wrap(page.next, listing)}
 
     async def _body(self, request: Request, shape: type[Body]) -> Body:
         data = await read_json(request, self._settings)
@@ -228,6 +234,19 @@ def _number(request: Request, name: str, default: int | None = None) -> int:
     if len(values) != 1 or not values[0].isascii() or not values[0].isdecimal() or len(values[0]) > NUMBER_DIGITS_MAX:
         raise _wrong(name, f"{name} is one whole number, 0 or more, not {', '.join(values)[:40]!r}")
     return int(values[0])
+
+
+def _text(request: Request, name: str) -> str | None:
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise _wrong(name, f"{name} is given {len(values)} times")
+    return values[0] if values else None
+
+
+def _check_size(request: Request) -> None:
+    size = len(request.scope["query_string"])
+    if size > CONDITIONS_BYTES_MAX:
+        raise _wrong("", f"the conditions are {size} bytes; the limit is {CONDITIONS_BYTES_MAX}")
 
 
 def _time(text: str) -> dt.datetime:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ..entities.search import FIND_LIMIT_MAX
-from .openapi import KEY, PROBLEM
+from .openapi import IDEMPOTENCY, KEY, PROBLEM
 
 NUMBER_DIGITS_MAX = 18
 """Of a whole number in a query string."""
@@ -23,12 +23,6 @@ TOKEN: dict[str, Any] = {
     "in": "path",
     "required": True,
     "description": "What `activity_info().token` was for the attempt.",
-    "schema": {"type": "string", "minLength": 1},
-}
-IDEMPOTENT_BY_KEY: dict[str, Any] = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "Repeats with this key get the first outcome.",
     "schema": {"type": "string", "minLength": 1},
 }
 
@@ -86,7 +80,7 @@ HISTORY = [
 ]
 STATE = [*ENTITY, whole("version", "Which one; none: the present one.")]
 DIFF = [*ENTITY, whole("from", "Before.", is_required=True), whole("to", "After.", is_required=True)]
-EDIT = [*ENTITY, IDEMPOTENT_BY_KEY]
+EDIT = [*ENTITY, IDEMPOTENCY]
 LETTERS = [
     asked("type", "string", "Of entities of this class."),
     asked("key", "string", "Of this one of them."),

@@ -14,6 +14,7 @@ from ..entities.mailbox import Mailbox
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from ..entities.signature import Signature
 from .operations import Action, Operation
+from .presence import CallerGoneError, while_present
 from .problems import RETRY_AFTER_S, TABLE, Refused, is_private, problem, row_of
 from .query_string import arguments_of, takes_timeout
 from .repair import act_from
@@ -26,6 +27,8 @@ STATE = "perdure"
 _JSON = "application/json"
 
 REASON_CHARS_MAX = 1_000
+CALLER_GONE = 499
+"""Nobody reads it; it is what proxies write into their logs."""
 
 
 async def _terminate(reason: str = "") -> None: ...
@@ -97,9 +100,13 @@ class _Exchange:
             options="restart" if operation.action is Action.START and read_flag(self._request, "restart") else "",
         )
         try:
-            reply = await deliver(caller, envelope, timeout_s=wishes.wait_s)
+            delivery = deliver(caller, envelope, timeout_s=wishes.wait_s)
+            is_long = operation.action is Action.RESULT or wishes.wait_s > self._settings.call_wait_s
+            reply = await (while_present(self._request, delivery) if is_long else delivery)
         except CallTimeout as error:
             return self._no_answer(error, key)
+        except CallerGoneError:
+            return Response(status_code=CALLER_GONE)
         return self._response(reply, key)
 
     async def _arguments(self) -> bytes:

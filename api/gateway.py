@@ -10,11 +10,13 @@ from fastapi.responses import JSONResponse
 
 from ..entities.definition import Registry
 from ..entities.entity import Entity
-from .access import Guard, declare_security
+from .access import OPEN_PATHS, Guard
 from .activities import activity_router
 from .archive import archive_routes
 from .connection import lifespan
 from .health import health_router
+from .limits import Limits
+from .openapi_security import declare_security
 from .problems import DOCS, error_page, install
 from .routes import ENTITIES, direct_routes, gateway_router
 from .settings import Settings
@@ -57,7 +59,8 @@ def create_app(
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
     app.add_middleware(Guard, settings=chosen)
     if chosen.api_keys:
-        declare_security(app)
+        declare_security(app, open_paths=OPEN_PATHS)
+    app.add_middleware(Limits, settings=chosen)  # the outermost: it is the cheapest
     app.state.is_guarded = True
     return app
 

@@ -57,11 +57,11 @@ KEY: dict[str, Any] = {
         "pattern": rf"^[^\S{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$",
     },
 }
-_IDEMPOTENCY: dict[str, Any] = {
+IDEMPOTENCY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Repeats with this key get the first outcome. Taken literally.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX},
+    "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 _PREFER: dict[str, Any] = {
     "name": "Prefer",
@@ -220,7 +220,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     found = [KEY]
     match operation.action:
         case Action.CALL:
-            found += [_IDEMPOTENCY, _PREFER_ASYNC, _TIMEOUT, _DELAY]
+            found += [IDEMPOTENCY, _PREFER_ASYNC, _TIMEOUT, _DELAY]
         case Action.QUERY:
             names: set[str] = set()
             if operation.method == "GET":
@@ -230,11 +230,11 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
                     names.add(name)
             found += [_PREFER] if "timeout" in names else [_PREFER, _TIMEOUT]
         case Action.START:
-            found += [_IDEMPOTENCY, _PREFER, _TIMEOUT, _RESTART]
+            found += [IDEMPOTENCY, _PREFER, _TIMEOUT, _RESTART]
         case Action.RESULT | Action.OPERATIONS:
             found += [_PREFER, _TIMEOUT]
         case _:
-            found += [_IDEMPOTENCY, _PREFER, _TIMEOUT]
+            found += [IDEMPOTENCY, _PREFER, _TIMEOUT]
     return found
 
 

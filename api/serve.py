@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..entities.errors import StartRefused
 from .access import Guard, is_loopback
+from .limits import HEADER_BYTES_MAX, Limits
+from .protocol import BoundedHeadProtocol
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -117,11 +119,12 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
     check_binding(settings)
     listener = listener or bind(settings.host, settings.port)
     is_guarded = bool(getattr(getattr(app, "state", None), "is_guarded", False))
-    startup = _Startup(app if is_guarded else Guard(app, settings))
+    startup = _Startup(app if is_guarded else Limits(Guard(app, settings), settings))
     server = _Server(
         uvicorn.Config(
             startup,
-            http="h11",  # bounds the headers; httptools, which uvicorn prefers where it is installed, does not
+            http=BoundedHeadProtocol,  # httptools, which uvicorn prefers where it is installed, bounds no headers
+            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
             lifespan="on",
             access_log=False,
             log_level="error",

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """How long a request waits for its answer if it does not say."""
     call_wait_max_s: float = Field(default=300.0, gt=0)
     """Longer waits are shortened to this."""
+    requests_max: int = Field(default=10_000, ge=1)
+    """Requests that one gateway process answers at a time, those that wait for a result included; more get 429."""
     show_errors: bool = False
     """Whether callers see the text of unexpected exceptions of user code (their class they always see)."""
     docs: bool = True
