@@ -67,6 +67,10 @@ clean: ## remove caches and builds; keeps .venv and .perdure
 bench: $(READY) ## the benchmarks: a table, about two minutes
 	$(BIN)/python -m bench
 
+.PHONY: schemathesis
+schemathesis: $(READY) ## is the OpenAPI true? Thousands of requests: make schemathesis ARGS='--seed 1 --examples 300'
+	$(BIN)/python -m tests.openapi $(ARGS)
+
 CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation years zombie
 
 .PHONY: campaigns

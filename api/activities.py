@@ -20,8 +20,7 @@ from ..entities.operate import Action, act_on, outside_error
 from ..entities.signature import PAYLOAD_BYTES_MAX
 from .archive_openapi import TOKEN
 from .exchange import caller_of
-from .openapi import PROBLEM
-from .problems import Refused, problem
+from .problems import PROBLEM, Refused, problem
 from .repair import Applied, FailedAttempt, read_body
 from .requests import read_json, read_wishes
 from .settings import Settings

@@ -6,7 +6,7 @@ member of a class can be called.
 
 import datetime as dt
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -33,6 +33,7 @@ from .archive_openapi import (
     described,
 )
 from .cursors import unwrap, wrap
+from .openapi import KEY
 from .operations import find_type
 from .problems import Refused, problem
 from .requests import read_flag, read_idempotency_key, read_json
@@ -50,8 +51,8 @@ Work = Callable[[Request], Awaitable[Any]]
 class EditBody(msgspec.Struct, forbid_unknown_fields=True):
     """New values of fields."""
 
-    fields: dict[str, msgspec.Raw]
-    expected_version: int
+    fields: Annotated[dict[str, msgspec.Raw], msgspec.Meta(extra_json_schema={"minProperties": 1})]
+    expected_version: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0})]
     reason: str = ""
     operator: str = ""
 
@@ -59,7 +60,7 @@ class EditBody(msgspec.Struct, forbid_unknown_fields=True):
 class ForkBody(msgspec.Struct, forbid_unknown_fields=True):
     """Which version becomes which entity."""
 
-    new_key: str
+    new_key: Annotated[str, msgspec.Meta(extra_json_schema=KEY["schema"])]
     version: int | None = None
     reason: str = ""
     operator: str = ""

@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from ..entities.history import What
 from ..entities.search import FIND_LIMIT_MAX
-from .openapi import IDEMPOTENCY, KEY, PROBLEM
+from .openapi import IDEMPOTENCY, KEY
+from .problems import PROBLEM
 
 NUMBER_DIGITS_MAX = 18
 """Of a whole number in a query string."""
@@ -75,7 +77,7 @@ HISTORY = [
     *ENTITY,
     whole("after", "Begin after this version (with `newest_first`: before it)."),
     LIMIT,
-    asked("kind", "array", "Only events of these kinds.", items={"type": "string"}),
+    asked("kind", "array", "Only events of these kinds.", items={"type": "string", "enum": list(What)}),
     asked("newest_first", "boolean", "Backwards."),
 ]
 STATE = [*ENTITY, whole("version", "Which one; none: the present one.")]

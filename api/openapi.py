@@ -11,8 +11,9 @@ from ..entities.ids import KEY_BYTES_MAX
 from ..entities.mailbox import Mailbox
 from ..entities.operate import RunOperations, WaitingOperation
 from .operations import Action, Operation
-from .problems import MEDIA_TYPE
+from .problems import PROBLEM
 from .repair import BODIES, Applied, Restart, needs_body
+from .requests import DELAY_MAX_S
 from .schemas import arguments_type, has_schema, item_type, parameters, query_parameters, result_type
 
 
@@ -83,47 +84,13 @@ _DELAY: dict[str, Any] = {
     "name": "delay",
     "in": "query",
     "description": "With `Prefer: respond-async`: deliver not before this many seconds from now.",
-    "schema": {"type": "number", "minimum": 0},
+    "schema": {"type": "number", "minimum": 0, "maximum": DELAY_MAX_S},
 }
 _RESTART: dict[str, Any] = {
     "name": "restart",
     "in": "query",
     "description": "Start a new run if the last one has ended, whatever its input was.",
     "schema": {"type": "boolean"},
-}
-PROBLEM: dict[str, Any] = {
-    "description": "A problem (RFC 9457)",
-    "content": {
-        MEDIA_TYPE: {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "detail", "code", "request_id"],
-                "properties": {
-                    "type": {"type": "string", "description": "A page that explains the code."},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                    "instance": {"type": "string"},
-                    "code": {"type": "string"},
-                    "request_id": {"type": "string"},
-                    "entity": {"type": "string"},
-                    "version": {"type": "integer"},
-                    "retry_after": {"type": "integer"},
-                    "errors": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "properties": {
-                                "field": {"type": "string"},
-                                "message": {"type": "string"},
-                                "pointer": {"type": "string"},
-                            },
-                        },
-                    },
-                },
-            }
-        }
-    },
 }
 _VERSION = {
     "Perdure-Version": {

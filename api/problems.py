@@ -82,6 +82,41 @@ from ..entities.store.port import HostFenced, StoreUnavailable, WriteConflict
 
 MEDIA_TYPE = "application/problem+json"
 DOCS = "/docs/errors"
+PROBLEM: dict[str, Any] = {
+    "description": "A problem (RFC 9457)",
+    "content": {
+        MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail", "code", "request_id"],
+                "properties": {
+                    "type": {"type": "string", "description": "A page that explains the code."},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "instance": {"type": "string"},
+                    "code": {"type": "string"},
+                    "request_id": {"type": "string"},
+                    "entity": {"type": "string"},
+                    "version": {"type": "integer"},
+                    "retry_after": {"type": "integer"},
+                    "errors": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "field": {"type": "string"},
+                                "message": {"type": "string"},
+                                "pointer": {"type": "string"},
+                            },
+                        },
+                    },
+                },
+            }
+        }
+    },
+}
+"""What OpenAPI says about every error."""
 RETRY_AFTER_S = 1
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -343,6 +378,7 @@ def install(app: FastAPI, *, show_errors: bool = False, every_error: bool = Fals
     app.add_exception_handler(PerdureError, on_error)
     app.add_exception_handler(Refused, on_error)
     if every_error:
+        app.router.responses.setdefault("default", PROBLEM)  # of routes that are declared from now on
         app.add_exception_handler(HTTPException, _on_http_error)
         app.add_exception_handler(RequestValidationError, _on_validation_error)
         app.add_exception_handler(Exception, _on_bug)

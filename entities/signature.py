@@ -45,6 +45,13 @@ def validation_problems(error: ValidationError) -> list[dict[str, str]]:
     ]
 
 
+def _words(error: Exception) -> str:
+    """What is wrong, without the value itself (it may be secret or huge)."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{found['field'] or 'value'}: {found['message']}" for found in validation_problems(error))
+
+
 class Signature:
     """What a function takes and returns. `label` names it in messages (`Order.pick_up`)."""
 
@@ -166,7 +173,7 @@ class Signature:
             self._result.validator.validate_json(data)
         except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
             raise ResultNotSerialisable(
-                f"{self.label} returned {type(value).__name__}, which does not fit its declared return type: {error}"
+                f"{self.label} returned {type(value).__name__}, which does not fit its declared return type: {_words(error)}"
             ) from None
         if len(data) > PAYLOAD_BYTES_MAX:
             raise ResultNotSerialisable(
@@ -183,7 +190,7 @@ class Signature:
         try:
             return self._result.validator.validate_json(data)
         except ValidationError as error:
-            raise ResultNotSerialisable(f"{self.label}: the stored result does not fit its type: {error}") from None
+            raise ResultNotSerialisable(f"{self.label}: the stored result does not fit its type: {_words(error)}") from None
 
     def _is_lenient(self) -> bool:
         """Whether one of the types says `strict=False` itself."""

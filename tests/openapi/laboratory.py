@@ -16,10 +16,15 @@ from perdure.entities import (
     Mailbox,
     RetryPolicy,
     activity,
+    activity_info,
     handler,
     query,
     workflow,
 )
+
+
+tokens: list[str] = []
+"""Of activities that wait for the outside."""
 
 
 class Colour(StrEnum):
@@ -48,6 +53,7 @@ async def weigh(sample: Sample) -> float:
 
 @activity(retry=RetryPolicy(attempts=1))
 async def ask_outside() -> str:
+    tokens.append(activity_info().token)
     raise CompleteLater
 
 
@@ -73,6 +79,10 @@ class Bench(Entity, index=["count"]):
         self.count += times
         self.last = sample
         return self.make_report()
+
+    @handler(retry=RetryPolicy(attempts=1))
+    async def fall(self) -> None:
+        raise ApplicationError("the bench fell over", type="Broken", legs=3)
 
     @handler
     async def plan(
