@@ -1,8 +1,9 @@
-"""What one gateway process takes upon itself: so many bytes of headers, so many requests at a time.
+"""What one gateway process takes upon itself: so many bytes of headers, so many requests at a time, no body of two
+lengths (request smuggling: h11 lets Transfer-Encoding win, something in front may not).
 
-Both are refused before anything else is looked at, and definitely: a request that is refused here reached no entity
+All are refused before anything else is looked at, and definitely: a request that is refused here reached no entity
 (promise P1: unknown outcomes are never told as failures, and failures are none that may have been applied). Health
-checks are exempt from the second one: a gateway that has enough to do is alive.
+checks are exempt from the limit of requests: a gateway that has enough to do is alive.
 """
 
 from fastapi import Request
@@ -12,6 +13,7 @@ from .access import OPEN_PATHS
 from .problems import RETRY_AFTER_S, Refused, problem
 from .settings import Settings
 
+_LENGTHS = frozenset((b"content-length", b"transfer-encoding"))
 HEADER_BYTES_MAX = 32 * 1024
 """Of the path, the query string and all headers together."""
 
@@ -40,8 +42,19 @@ class Limits:
 
     def _refuse(self, scope: Scope) -> Refused | None:
         size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        lengths = 0
         for name, value in scope["headers"]:
             size += len(name) + len(value)
+            if name in _LENGTHS:
+                lengths += 1
+        if lengths > 1:
+            return Refused(
+                400,
+                "bad_request",
+                "the length of the body is told in two ways (Content-Length and Transfer-Encoding); programs on the "
+                "way disagree on which one counts",
+                headers={"Connection": "close"},
+            )
         if size > HEADER_BYTES_MAX:
             return Refused(
                 431,

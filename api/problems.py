@@ -230,6 +230,7 @@ OWN_CODES: dict[str, str] = {
     "headers_too_large": "The path, the query string and the headers are together larger than 32 kB.",
     "head_timeout": "The head of the request did not arrive in time; the connection is closed.",
     "too_many_requests": "The gateway has as many requests under way as it may; nothing was accepted, try again.",
+    "bad_request": "The request can be read in two ways (the length of its body is told twice).",
     "bad_cursor": "`after` is no cursor of this list, or one of a search with other conditions; begin anew.",
     "precondition_unsupported": "`If-Match` and its kin are not evaluated; the request was not applied.",
     "bad_preference": "The header `Prefer` cannot be applied here.",

@@ -11,10 +11,10 @@ from .worlds import delivery, gateway
 
 SEED = 4
 EVERY_KIND = (
-    "^/(entities$|livez|readyz|dead-letters|activities/.*/complete|entities/[{]type[}]"
-    "|entities/Bench/[{]key[}]/(put|among|decision|fall|run/(result|rerun|terminate|operations)|outside/(complete|cancel)))"
+    "^/(entities$|livez|dead-letters|activities/.*/complete|entities/[{]type[}]($|/[{]key[}]($|/-/history)))"
+    "|entities/Bench/[{]key[}]/(among|fall|run/result|outside/(complete|cancel)))"
 )
-"""One path of every kind; the others of its kind differ by name only."""
+"""Boundary cases of one path of every kind; the others of its kind differ by name only."""
 
 
 def assert_clean(findings: Findings) -> None:
@@ -25,18 +25,19 @@ def assert_clean(findings: Findings) -> None:
 @pytest.mark.timeout(300)
 def test_the_gateway_is_as_described() -> None:
     with gateway() as world:
-        findings = examine(world, seed=SEED, examples=1, only=EVERY_KIND)
-    assert_clean(findings)
-    assert len(findings.operations) >= 24, findings.operations
-    assert findings.requests > 800
-    assert findings.statuses[401] > 20, "it was asked without a key as well"
-    assert {200, 202, 400, 404, 405, 409, 415, 422} <= findings.statuses.keys()
+        boundaries = examine(world, seed=SEED, examples=1, only=EVERY_KIND)
+        everything = examine(world, seed=SEED, examples=1, coverage=False)
+    assert_clean(boundaries)
+    assert boundaries.statuses[401] > 10, "it was asked without a key as well"
+    assert {200, 202, 400, 404, 405, 409, 415, 422} <= boundaries.statuses.keys()
+    assert_clean(everything)
+    assert len(everything.operations) > 50
 
 
 @pytest.mark.timeout(300)
 def test_an_application_with_entity_routers_is_as_described() -> None:
     with delivery() as world:
-        findings = examine(world, seed=SEED, examples=3, coverage=False)
+        findings = examine(world, seed=SEED, examples=1, coverage=False)
     assert_clean(findings)
     assert len(findings.operations) >= 20, findings.operations
     assert {200, 202, 422} <= findings.statuses.keys()
