@@ -1,6 +1,7 @@
 """Routes for the outside world, which knows an activity by its token only: complete it, fail it, say that it is alive.
 
-A token that means nothing is 404 (`no_such_operation`), one whose activity has its outcome 409 (`operation_settled`).
+A token that means nothing is 404 (`no_such_operation`), in the same words whatever is missing: who knows only tokens
+learns nothing of types, entities and runs. One whose activity has its outcome is 409 (`operation_settled`).
 """
 
 import time
@@ -12,7 +13,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.params import Depends
 
 from ..entities.calls import check_reply, deliver
-from ..entities.errors import CallTimeout, PerdureError
+from ..entities.errors import (
+    CallTimeout,
+    InvalidKey,
+    NoSuchOperation,
+    NoSuchRun,
+    PerdureError,
+    UnknownHandler,
+    UnknownType,
+)
 from ..entities.heartbeat import DETAILS_BYTES_MAX
 from ..entities.ids import SendClock, keyed_message_id, new_message_id
 from ..entities.messages import Envelope, Kind, encode_json
@@ -26,6 +35,7 @@ from .requests import read_json, read_wishes
 from .settings import Settings
 
 ACTIVITIES = "/activities"
+_NOTHING_THERE = (InvalidKey, NoSuchOperation, NoSuchRun, UnknownHandler, UnknownType)
 
 _clock = SendClock()
 
@@ -65,6 +75,9 @@ def _endpoint(action: Action, settings: Settings) -> Callable[..., Awaitable[Any
     async def act(request: Request) -> Response:
         try:
             return await _act(request, action, settings)
+        except _NOTHING_THERE:
+            unknown = NoSuchOperation("no activity has this token (any more); pass on `activity_info().token` unchanged")
+            return problem(unknown, request)
         except (PerdureError, Refused) as error:
             return problem(error, request, show_errors=settings.show_errors)
 

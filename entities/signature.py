@@ -6,6 +6,7 @@ int. Compiled once, on first use, because annotations may name classes that are 
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NotRequired, Required, get_type_hints
 
@@ -16,6 +17,10 @@ from typing_extensions import TypedDict
 from .errors import DefinitionError, InvalidArguments, PayloadTooLarge, ResultNotSerialisable
 
 PAYLOAD_BYTES_MAX = 2 * 1024 * 1024
+
+
+_INPUT_VALUE = re.compile(r"input_value=.*, (?=input_type=)", re.DOTALL)
+"""Where pydantic's texts repeat the value. Greedy: rather too little is told than a piece of it."""
 
 
 def where(fn: Callable[..., Any]) -> str:
@@ -48,7 +53,7 @@ def validation_problems(error: ValidationError) -> list[dict[str, str]]:
 def _words(error: Exception) -> str:
     """What is wrong, without the value itself (it may be secret or huge)."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return _INPUT_VALUE.sub("", str(error))
     return "; ".join(f"{found['field'] or 'value'}: {found['message']}" for found in validation_problems(error))
 
 
