@@ -76,7 +76,9 @@ def _endpoint(action: Action, settings: Settings) -> Callable[..., Awaitable[Any
         try:
             return await _act(request, action, settings)
         except _NOTHING_THERE:
-            unknown = NoSuchOperation("no activity has this token (any more); pass on `activity_info().token` unchanged")
+            unknown = NoSuchOperation(
+                "no activity has this token (any more); pass on `activity_info().token` unchanged"
+            )
             return problem(unknown, request)
         except (PerdureError, Refused) as error:
             return problem(error, request, show_errors=settings.show_errors)

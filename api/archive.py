@@ -225,7 +225,7 @@ class _Views:
         try:
             return msgspec.json.decode(data, type=shape)
         except msgspec.DecodeError as error:
-            raise _wrong("body", str(error)) from None
+            raise _wrong("body", str(error)[:300]) from None
 
 
 def _number(request: Request, name: str, default: int | None = None) -> int:

@@ -17,6 +17,10 @@ from typing_extensions import TypedDict
 from .errors import DefinitionError, InvalidArguments, PayloadTooLarge, ResultNotSerialisable
 
 PAYLOAD_BYTES_MAX = 2 * 1024 * 1024
+PROBLEMS_MAX = 20
+FIELD_CHARS_MAX = 100
+MESSAGE_CHARS_MAX = 300
+"""What an error tells of wrong arguments. Whoever made them must not make the answer, or the log, large."""
 
 
 _INPUT_VALUE = re.compile(r"input_value=.*, (?=input_type=)", re.DOTALL)
@@ -43,11 +47,18 @@ def has_nul(data: bytes) -> bool:
 
 
 def validation_problems(error: ValidationError) -> list[dict[str, str]]:
-    """Field and reason of each problem, without the offending input (it may be secret or huge)."""
+    """Field and reason of each problem, without the offending input (it may be secret or huge; so may field names)."""
     return [
-        {"field": ".".join(str(part) for part in problem["loc"]), "message": problem["msg"]}
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+        {
+            "field": _shortened(".".join(str(part) for part in problem["loc"]), FIELD_CHARS_MAX),
+            "message": _shortened(problem["msg"], MESSAGE_CHARS_MAX),
+        }
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:PROBLEMS_MAX]
     ]
+
+
+def _shortened(text: str, maximum: int) -> str:
+    return text if len(text) <= maximum else f"{text[:maximum]}…"
 
 
 def _words(error: Exception) -> str:
@@ -195,7 +206,9 @@ class Signature:
         try:
             return self._result.validator.validate_json(data)
         except ValidationError as error:
-            raise ResultNotSerialisable(f"{self.label}: the stored result does not fit its type: {_words(error)}") from None
+            raise ResultNotSerialisable(
+                f"{self.label}: the stored result does not fit its type: {_words(error)}"
+            ) from None
 
     def _is_lenient(self) -> bool:
         """Whether one of the types says `strict=False` itself."""

@@ -132,15 +132,21 @@ async def test_b28_after_the_retention_a_repeat_runs_anew(
 
 
 @pytest.mark.parametrize("headers", [[("Idempotency-Key", "")], [("Idempotency-Key", "a"), ("Idempotency-Key", "a")]])
-async def test_b25_edits_take_no_other_keys_than_calls(
-    till: httpx.AsyncClient, headers: list[tuple[str, str]]
-) -> None:
+async def test_b25_edits_take_no_other_keys_than_calls(till: httpx.AsyncClient, headers: list[tuple[str, str]]) -> None:
     await till.post("/add", json={"cents": 5})
     edit = {"fields": {"total": 1}, "expected_version": 1}
     for bad in (headers, [("Idempotency-Key", "x" * 256)]):
         reply = await till.post("/-/edit", json=edit, headers=bad)
         assert (reply.status_code, reply.json()["code"]) == (400, "bad_idempotency_key")
     assert (await till.get("/state")).json() == 5
+
+
+async def test_s30_an_edit_of_fields_that_there_are_not_gets_a_short_answer(till: httpx.AsyncClient) -> None:
+    await till.post("/add", json={"cents": 5})
+    for fields in ({"x" * 1_000_000: 1}, {f"field {number}": 1 for number in range(10_000)}):
+        reply = await till.post("/-/edit", json={"fields": fields, "expected_version": 1})
+        assert (reply.status_code, reply.json()["code"]) == (422, "invalid_argument")
+        assert len(reply.content) < 10_000
 
 
 # --- Lifecycles (B29-B32) --------------------------------------------------------------------------------------------
@@ -344,7 +350,9 @@ SCHEDULE = f"{HERE}/entities/PerdureSchedule/s"
     ],
     ids=str,
 )
-async def test_b34_b35_b36_schedules_that_never_or_always_are_due(till: httpx.AsyncClient, when: dict[str, Any]) -> None:
+async def test_b34_b35_b36_schedules_that_never_or_always_are_due(
+    till: httpx.AsyncClient, when: dict[str, Any]
+) -> None:
     reply = await till.post(f"{SCHEDULE}/create", json={"spec": SPEC | when})
     assert reply.status_code in {404, 422}, reply.text
     assert reply.json()["code"] in {"invalid_argument", "unknown_handler"}, reply.text
@@ -361,8 +369,6 @@ async def test_b36_a_schedule_that_is_right_is_made(till: httpx.AsyncClient) -> 
 async def test_b34_waits_and_delays_have_bounds(till: httpx.AsyncClient) -> None:
     century = timedelta(days=366 * 101).total_seconds()
     for wrong in ("-1", str(century), "1e400", "nan", "soon", ""):
-        reply = await till.post(
-            "/add", params={"delay": wrong}, json={"cents": 1}, headers={"Prefer": "respond-async"}
-        )
+        reply = await till.post("/add", params={"delay": wrong}, json={"cents": 1}, headers={"Prefer": "respond-async"})
         assert (reply.status_code, reply.json()["code"]) == (422, "invalid_argument"), wrong
     assert (await till.get("/state")).json() == 0

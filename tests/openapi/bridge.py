@@ -67,4 +67,7 @@ class Bridge:
 
         with contextlib.suppress(Exception):  # the application has answered 500 and tells the server why
             await self._app(scope, receive, send)
-        return answers or [{"type": "http.response.start", "status": 599, "headers": []}, {"type": "http.response.body"}]
+        return answers or [
+            {"type": "http.response.start", "status": 599, "headers": []},
+            {"type": "http.response.body"},
+        ]

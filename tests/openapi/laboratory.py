@@ -102,7 +102,9 @@ class Bench(Entity, index=["count"]):
         return self.make_report()
 
     @query
-    async def among(self, colour: Colour, at_least: int = 0, is_open: bool = False, since: datetime | None = None) -> int:
+    async def among(
+        self, colour: Colour, at_least: int = 0, is_open: bool = False, since: datetime | None = None
+    ) -> int:
         return self.count if self.colour == colour and self.count >= at_least else 0
 
     @query
