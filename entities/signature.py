@@ -189,7 +189,8 @@ class Signature:
             self._result.validator.validate_json(data)
         except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
             raise ResultNotSerialisable(
-                f"{self.label} returned {type(value).__name__}, which does not fit its declared return type: {_words(error)}"
+                f"{self.label} returned {type(value).__name__}, which does not fit its declared return type: "
+                f"{_words(error)}"
             ) from None
         if len(data) > PAYLOAD_BYTES_MAX:
             raise ResultNotSerialisable(

@@ -65,10 +65,8 @@ def examine(
     project.phases.stateful.enabled = False
     project.phases.coverage.enabled = coverage
     project.checks.positive_data_acceptance.expected_statuses = _ACCEPTING
-    schema = schemathesis.openapi.from_asgi("/openapi.json", world.app, config=config, headers=dict(world.headers))
-    schema = schema.exclude(path_regex=world.excluded)
-    if only:
-        schema = schema.include(path_regex=only)
+    described = schemathesis.openapi.from_asgi("/openapi.json", world.app, config=config, headers=dict(world.headers))
+    schema = described.exclude(path_regex=world.excluded).include(path_regex=only or ".")
 
     findings = Findings()
     before = world.app.requests
@@ -95,7 +93,7 @@ def _take(event: Any, findings: Findings) -> None:
 
 @contextlib.contextmanager
 def _aimed(world: World) -> Generator[None]:
-    def before_call(context: Any, case: Any, kwargs: Any) -> None:  # noqa: ARG001 - the names are Schemathesis's
+    def before_call(context: Any, case: Any, kwargs: Any) -> None:  # the names are Schemathesis's
         _aim(world, case)
 
     schemathesis.hook(before_call)
@@ -106,7 +104,7 @@ def _aimed(world: World) -> Generator[None]:
 
 
 def _aim(world: World, case: Any) -> None:
-    """Let most requests hit a type, an entity and an activity that exist, unless the path is what is wrong with them."""
+    """Let most requests hit a type, an entity and an activity that exist, unless the path is what is wrong."""
     given = case.path_parameters
     if case.path.endswith("/result") and not (case.meta and case.meta.is_negative_at(ParameterLocation.QUERY)):
         case.query = {**(case.query or {}), "timeout": "0"}  # runs that wait would be waited for

@@ -74,7 +74,8 @@ EXPLAINED: tuple[Explained, ...] = (
         "the application says no",
         "positive_data_acceptance",
         _refused_with("application_error", "workflow_failed"),
-        "What a handler or a workflow raises on purpose is 422, documented as a problem; the examined class has such a handler.",
+        "What a handler or a workflow raises on purpose is 422, documented as a problem; the examined class has such "
+        "a handler.",
     ),
     Explained(
         "no answer in time",
@@ -111,7 +112,7 @@ EXPLAINED: tuple[Explained, ...] = (
         "5.0 for an integer",
         "positive_data_acceptance",
         _only("Input should be a valid integer"),
-        "JSON Schema calls 5.0 an integer. Arguments are validated strictly: who sends a float where an int is declared "
-        "most likely did not mean to.",
+        "JSON Schema calls 5.0 an integer. Arguments are validated strictly: who sends a float where an int is "
+        "declared most likely did not mean to.",
     ),
 )

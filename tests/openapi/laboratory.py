@@ -22,7 +22,6 @@ from perdure.entities import (
     workflow,
 )
 
-
 tokens: list[str] = []
 """Of activities that wait for the outside."""
 
@@ -65,7 +64,7 @@ class Bench(Entity, index=["count"]):
     day: date | None = None
     last: Sample | None = None
     decision = Mailbox(Sample)
-    note = Mailbox(Annotated[str, Field(max_length=100)])
+    note = Mailbox(str)
 
     @handler
     async def clear(self) -> None:
@@ -85,7 +84,7 @@ class Bench(Entity, index=["count"]):
         raise ApplicationError("the bench fell over", type="Broken", legs=3)
 
     @handler
-    async def plan(
+    async def plan(  # noqa: PLR0917 - arguments travel by name
         self,
         day: date,
         at: datetime | None = None,
