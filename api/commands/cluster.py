@@ -43,6 +43,7 @@ def up(settings: Settings, module: str, *, hosts: int, address: str, release: st
             ray_address=address or settings.ray_address or "auto",
             release=release,
             environment={"PYTHONPATH": os.environ["PYTHONPATH"]},
+            codec=settings.codec,
         )
     )
     return f"{hosts} hosts run {', '.join(entity.rpartition(':')[2] for entity in entities)} in {settings.namespace!r}"
