@@ -138,13 +138,23 @@ class Upgrades:
                 f"{self._name}/{key}: its state was written by schema version {from_version}, this code knows "
                 f"{self._version}; deploy the newer code. Nothing was changed"
             )
+        if from_version < 1:
+            raise EntityParked(
+                f"{self._name}/{key}: its state claims schema version {from_version}; they count from 1, so the row is "
+                "damaged. Nothing was changed"
+            )
         missing = self.missing(from_version)
         if missing:
             raise EntityParked(
                 f"{self._name}/{key}: its state is of schema version {from_version}, this code has version "
                 f"{self._version} but no @upgrade(from_version={missing[0]}); add it. Nothing was changed"
             )
-        state: Any = msgspec.json.decode(data)
+        try:
+            state: Any = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise EntityParked(
+                f"{self._name}/{key}: its stored state is not JSON: {error}. Nothing was changed"
+            ) from None
         for version in range(from_version, self._version):
             step = self.by_version[version]
             try:

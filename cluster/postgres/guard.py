@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from ...entities.errors import StartRefused
-from . import migrations
+from . import checksums, migrations
 from .names import check_namespace, masked, quoted, without_password
 
 SERVER_VERSION_MIN = 150_000
@@ -49,6 +49,8 @@ async def check_server(dsn: str, namespace: str) -> None:
             settings: dict[str, str] = dict(zip(_NAMES, map(str, row), strict=True))
             _check_settings(settings, where)
             revision = await _revision(connection, namespace)
+            if revision == migrations.head():
+                await _check_probe(connection, namespace, where)
     except (psycopg.Error, OSError, UnicodeError) as error:
         reason = without_password(str(error).strip() or type(error).__name__, dsn)
         raise StartRefused(
@@ -106,6 +108,17 @@ async def _revision(connection: psycopg.AsyncConnection[Any], namespace: str) ->
         return None
     row = await (await connection.execute(f"select version_num from {table}".encode())).fetchone()  # noqa: S608
     return None if row is None else str(row[0])
+
+
+async def _check_probe(connection: psycopg.AsyncConnection[Any], namespace: str, where: str) -> None:
+    """Refuse a server that computes other checksums than the one that wrote the rows: all would seem damaged."""
+    sql = f"select value = {checksums.PROBE} from {quoted(namespace)}.meta where name = %s"  # noqa: S608
+    row = await (await connection.execute(sql.encode(), (checksums.META,))).fetchone()
+    if row is not None and not row[0]:
+        raise StartRefused(
+            f"namespace {namespace!r} at {where} was written by another kind of server, whose checksums differ (another"
+            " byte order?). If the data was moved here on purpose, accept it: perdure db accept --all"
+        )
 
 
 def _check_revision(revision: str | None, namespace: str, where: str) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import EntityParked, PayloadUnreadable, PerdureError
+from ..errors import DamagedRow, EntityParked, PayloadUnreadable, PerdureError
 from ..ids import EntityId, check_key
 from ..messages import Envelope, Status, encode_json
 from ..store.rows import Loaded
@@ -18,6 +18,7 @@ from .activation import Activation
 from .deliveries import Delivery, Fire, Item
 
 if TYPE_CHECKING:
+    from ..definition import EntityDefinition
     from .engine import Engine
 
 log = logging.getLogger("perdure.engine")
@@ -111,9 +112,7 @@ class Arrivals:
             log.warning("%s: this host has no such type", loaded.entity)
             return
         try:
-            if loaded.problem:
-                raise PayloadUnreadable(loaded.problem)
-            activation = Activation(self._engine, definition, shard, loaded)
+            activation = self._activation(definition, shard, loaded)
         except EntityParked as problem:
             self._parked(loaded, problem, waiting)
             return
@@ -123,7 +122,6 @@ class Arrivals:
             return
         self._engine.active[loaded.entity] = activation
         self._engine.holds.arrived(activation)
-        self._parked_until.pop(loaded.entity, None)
         for envelope in loaded.inbox:
             activation.deliver(self._stored(envelope))
         activation.mail_wanted = len(loaded.inbox) >= self._engine.readers.inbox_max
@@ -134,6 +132,32 @@ class Arrivals:
                 activation.push(item)
         activation.start_pending()
         self._tell_ended(activation)
+
+    def _activation(self, definition: "EntityDefinition", shard: int, loaded: Loaded) -> Activation:
+        """Raises EntityParked, for whatever is wrong with what is stored."""
+        if loaded.problem:
+            raise PayloadUnreadable(loaded.problem)
+        if loaded.damage:
+            raise EntityParked(
+                f"{loaded.entity}: {loaded.damage}. Nothing of it is run or written over. Restore the row, or accept "
+                f"it as it is with `perdure db accept {loaded.entity}`; the next call then activates it",
+                why=DamagedRow.code,
+            )
+        activation = Activation(self._engine, definition, shard, loaded)
+        self._parked_until.pop(loaded.entity, None)
+        if loaded.is_noted:
+            self._engine.readers.note_parked(loaded.entity, "")
+        return activation
+
+    def failed(self, loaded: Loaded, error: Exception) -> None:
+        """A bug of ours, or rows that nobody thought of: this entity is parked, the others of its batch are not."""
+        log.error("%s could not be activated", loaded.entity, exc_info=error)
+        waiting = self.loading.pop(loaded.entity, [])
+        activation = self._engine.active.pop(loaded.entity, None)
+        if activation is not None:
+            waiting = activation.unfinished() + waiting
+            activation.close()
+        self._parked(loaded, EntityParked(f"{loaded.entity}: it could not be activated: {error!r}"), waiting)
 
     def _tell_ended(self, activation: Activation) -> None:
         """The end of a run may have been committed by a commit whose answer got lost."""
