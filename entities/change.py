@@ -86,7 +86,7 @@ class _UpgradeDecorator:
         return Upgrade(plain, self._from_version)
 
 
-def upgrade(*, from_version: int) -> _UpgradeDecorator:
+def upgrade(*misplaced: object, from_version: int = 0) -> _UpgradeDecorator:
     """Declare, in the class body, how a stored state of this schema version becomes one of the next.
 
     ```python
@@ -103,6 +103,9 @@ def upgrade(*, from_version: int) -> _UpgradeDecorator:
     It gets the state as JSON values and returns the new one; it must be pure: it runs whenever a state of that version
     is loaded, until a turn writes the entity again. Raises DefinitionError.
     """
+    given: object = from_version
+    if misplaced or not isinstance(given, int) or isinstance(given, bool):
+        raise DefinitionError(f"write `@upgrade(from_version=1)`, with a whole number; not {misplaced or given!r}")
     return _UpgradeDecorator(from_version)
 
 

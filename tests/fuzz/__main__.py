@@ -1,4 +1,4 @@
-"""Fuzzing for longer: `python -m tests.fuzz [--seconds 600] [--first-seed 0] [--only snapshot]`. Exits 1 on findings."""
+"""Fuzzing for longer: `python -m tests.fuzz [--seconds 600] [--first-seed 0] [--only token]`. Exits 1 on findings."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""S42, F34, I32: whatever bytes come, decoders fail as declared, soon, in bounded memory (longer: tests/fuzz/__main__)."""
+"""S42, F34, I32: whatever bytes come, decoders fail as declared, soon, in bounded memory (longer: __main__)."""
 
 import time
 
