@@ -30,18 +30,22 @@ TYPE_NAME_MAX = 128
 """Characters: it is part of every key in the database."""
 
 
-class _EntityMeta(ModelMetaclass):
-    """Makes mistakes that pydantic finds DefinitionErrors with file and line."""
+if TYPE_CHECKING:
+    _EntityMeta = ModelMetaclass  # else its dataclass transform, which types the constructor, would be lost
+else:
 
-    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **kwargs: Any) -> type:
-        try:
-            return super().__new__(mcs, name, bases, namespace, **kwargs)
-        except PydanticUserError as error:
-            reason = str(error).split("\n", 1)[0]
-            raise DefinitionError(
-                f"class {name} ({_line_of(namespace)}): {reason} State is annotated fields of types that "
-                "can be written as JSON and read again; what all instances share is a ClassVar"
-            ) from error
+    class _EntityMeta(ModelMetaclass):
+        """Makes mistakes that pydantic finds DefinitionErrors with file and line."""
+
+        def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **kwargs: Any) -> type:
+            try:
+                return super().__new__(mcs, name, bases, namespace, **kwargs)
+            except PydanticUserError as error:
+                reason = str(error).split("\n", 1)[0]
+                raise DefinitionError(
+                    f"class {name} ({_line_of(namespace)}): {reason} State is annotated fields of types that "
+                    "can be written as JSON and read again; what all instances share is a ClassVar"
+                ) from error
 
 
 class Entity(BaseModel, metaclass=_EntityMeta):
@@ -177,9 +181,9 @@ def check_class(cls: type[Entity]) -> None:
         raise DefinitionError(f"{place}: version={cls.perdure_.version}; schema versions count from 1")
     _check_index(cls, place)
     if cls.__private_attributes__:
-        hidden = ", ".join(cls.__private_attributes__)
+        private = ", ".join(cls.__private_attributes__)
         raise DefinitionError(
-            f"{place}: {hidden} would be lost with every passivation; make it a field (without the underscore) or a "
+            f"{place}: {private} would be lost with every passivation; make it a field (without the underscore) or a "
             "ClassVar"
         )
     for field_name, field in cls.model_fields.items():

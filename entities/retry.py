@@ -52,10 +52,7 @@ class RetryPolicy:
             if not isinstance(value, wanted) or isinstance(value, bool):
                 raise DefinitionError(f"RetryPolicy({name}={value!r}): {getattr(wanted, '__name__', wanted)} is needed")
         rules: object = self.non_retryable
-        if isinstance(rules, str) or not all(
-            isinstance(rule, str) or (isinstance(rule, type) and issubclass(rule, BaseException))
-            for rule in self.non_retryable
-        ):
+        if isinstance(rules, str) or not all(map(_is_rule, self.non_retryable)):
             raise DefinitionError(
                 f"RetryPolicy(non_retryable={rules!r}): a list of exception classes, or of their names"
             )
@@ -86,3 +83,7 @@ class RetryPolicy:
         if isinstance(error, ApplicationError):
             names.add(error.type)
         return any(rule in names if isinstance(rule, str) else isinstance(error, rule) for rule in self.non_retryable)
+
+
+def _is_rule(rule: object) -> bool:
+    return isinstance(rule, str) or (isinstance(rule, type) and issubclass(rule, BaseException))

@@ -195,7 +195,7 @@ OTHER_DAMAGES = [
 async def test_other_damaged_rows_park_the_entity(postgres: World) -> None:
     world = postgres
     hurt = [EntityId("Order", f"o{n}") for n in range(len(OTHER_DAMAGES))]
-    full = {"runs": [run()], "items_put": [item()], "attempts_set": [attempt()]}
+    full: dict[str, Any] = {"runs": [run()], "items_put": [item()], "attempts_set": [attempt()]}
     await world.commit(*(world.write(one, **full) for one in [*hurt, B]))
     for entity, (table, change, _) in zip(hurt, OTHER_DAMAGES, strict=True):
         await damage(world, table, f"{change} where key = %s", entity.key)
