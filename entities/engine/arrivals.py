@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DamagedRow, EntityParked, PayloadUnreadable, PerdureError
 from ..ids import EntityId, check_key
-from ..messages import Envelope, Status, encode_json
+from ..messages import Envelope, Kind, Status, encode_json
 from ..store.rows import Loaded
 from .activation import Activation
 from .deliveries import Delivery, Fire, Item
@@ -172,7 +172,11 @@ class Arrivals:
             delivery.needs_lookup = True
         if self._engine.suspects.taken and self._engine.suspects.is_old(envelope):
             delivery.needs_lookup = True  # before which it is held
-        if self._crashes and self._crashes[envelope.entity, envelope.id] >= CRASHES_MAX:
+        if (
+            envelope.kind is Kind.QUERY and not envelope.reply_to
+        ):  # nobody stores such a message: it would stay for ever
+            delivery.problem = DamagedRow(f"{envelope.entity}.{envelope.name}: a query was waiting that nobody asked")
+        if self.has_given_up(envelope.entity, envelope.id):
             delivery.problem = PerdureError(
                 f"{envelope.entity}.{envelope.name}: the engine failed {CRASHES_MAX} times on it"
             )
@@ -213,6 +217,10 @@ class Arrivals:
                 self._engine.readers.fetch_mail(entity)
             else:
                 self.activate(entity)
+
+    def has_given_up(self, entity: EntityId, message_id: str) -> bool:
+        """Whether the engine itself has failed on it too often."""
+        return bool(self._crashes) and self._crashes[entity, message_id] >= CRASHES_MAX
 
     def note_crash(self, entity: EntityId, message_id: str) -> None:
         """This message made the engine itself fail."""
