@@ -28,6 +28,7 @@ from ..entities.errors import (
     CallCycle,
     CallTimeout,
     Conflict,
+    DamagedRow,
     DefinitionError,
     DurableAwaitInHandler,
     EntityExists,
@@ -177,6 +178,7 @@ TABLE: dict[type[PerdureError], Row] = {
     RunParked: Row(423, "The run is parked until its code is fixed"),
     EntityParked: Row(423, "The entity is parked until its code is fixed"),
     PayloadUnreadable: Row(423, "The entity is parked until its payloads can be read"),
+    DamagedRow: Row(423, "A stored row is damaged"),
     # Nothing was applied; later it may be
     Unavailable: Row(503, "Not available now", RETRY_AFTER_S),
     Busy: Row(429, "Too much is waiting", RETRY_AFTER_S),

@@ -3,8 +3,8 @@
 Nothing here is needed for development. Secrets are `SecretStr`, so that no log, traceback or repr shows them.
 """
 
-import difflib
 import os
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
@@ -12,9 +12,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..entities.encryption import VARIABLES as ENCRYPTION_VARIABLES
 from ..entities.signature import PAYLOAD_BYTES_MAX
+from .variables import environment_warnings, file_warnings
 
 API_KEY_CHARS_MIN = 16
 PREFIX = "PERDURE_"
+WAIT_S_MAX = 86_400.0
+"""No request is worth keeping open for longer."""
 URL, API_KEY = "PERDURE_URL", "PERDURE_API_KEY"
 """The command line's: which gateway its verbs talk to, and with which key."""
 
@@ -44,11 +47,11 @@ class Settings(BaseSettings):
     """Host names that are accepted beside the loopback ones where there are no API keys."""
 
     body_bytes_max: int = Field(default=PAYLOAD_BYTES_MAX, ge=1_024)
-    body_timeout_s: float = Field(default=30.0, gt=0)
+    body_timeout_s: float = Field(default=30.0, gt=0, le=WAIT_S_MAX)
     """A request body that has not arrived by then is refused."""
-    call_wait_s: float = Field(default=30.0, gt=0)
+    call_wait_s: float = Field(default=30.0, gt=0, le=WAIT_S_MAX)
     """How long a request waits for its answer if it does not say."""
-    call_wait_max_s: float = Field(default=300.0, gt=0)
+    call_wait_max_s: float = Field(default=300.0, gt=0, le=WAIT_S_MAX)
     """Longer waits are shortened to this."""
     requests_max: int = Field(default=10_000, ge=1)
     """Requests that one gateway process answers at a time, those that wait for a result included; more get 429."""
@@ -76,11 +79,6 @@ class Settings(BaseSettings):
 
 
 def unknown_variables() -> list[str]:
-    """Warnings for variables with our prefix that mean nothing: most likely a typing error."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {URL, API_KEY, *ENCRYPTION_VARIABLES}
-    warnings: list[str] = []
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.upper().startswith(PREFIX + "_"):
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            warnings.append(f"{name} means nothing to Perdure" + (f"; did you mean {close[0]}?" if close else ""))
-    return warnings
+    """Warnings for variables, in the environment and in `.env`, that mean nothing: most likely typing errors."""
+    known = frozenset(PREFIX + name.upper() for name in Settings.model_fields) | {URL, API_KEY, *ENCRYPTION_VARIABLES}
+    return [*environment_warnings(os.environ, known, PREFIX), *file_warnings(Path(".env"), known, PREFIX)]

@@ -84,6 +84,15 @@ class Handler(Method[P, R]):
 
     def __init__(self, fn: Callable[..., Any], *, timeout: timedelta, retry: RetryPolicy) -> None:
         super().__init__(fn)
+        given: object = (timeout, retry)
+        match given:
+            case (timedelta(), RetryPolicy()):
+                pass
+            case _:
+                raise DefinitionError(
+                    f"{fn.__qualname__} at {where(fn)}: timeout={timeout!r}, retry={retry!r}; write "
+                    "`timeout=timedelta(seconds=...)`, `retry=RetryPolicy(...)`"
+                )
         if timeout <= timedelta(0):
             raise DefinitionError(f"{fn.__qualname__} at {where(fn)}: timeout must be longer than zero")
         self.timeout_s = timeout.total_seconds()
@@ -390,9 +399,18 @@ def handler(
     return decorate if fn is None else decorate(fn)
 
 
-def query(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]:
+class _QueryDecorator:
+    def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]:
+        return Query(fn)
+
+
+@overload
+def query(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]: ...
+@overload
+def query() -> _QueryDecorator: ...
+def query(fn: Callable[..., Any] | None = None, /) -> Any:
     """Declare a query: reads committed state, changes nothing; answers also while the entity sleeps or has ended."""
-    return Query(fn)
+    return _QueryDecorator() if fn is None else Query(fn)
 
 
 @overload

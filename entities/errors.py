@@ -288,6 +288,12 @@ class PayloadUnreadable(EntityParked):
     code = "payload_unreadable"
 
 
+class DamagedRow(Conflict):
+    """A stored row is not as it was written. It is left as it is, and nothing was changed."""
+
+    code = "damaged_row"
+
+
 # --- Unavailable ------------------------------------------------------------------------------------------------------
 
 

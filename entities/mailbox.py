@@ -11,6 +11,7 @@ from .context import current
 from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
 from .messages import Kind
 from .signature import PAYLOAD_BYTES_MAX, has_nul, validation_problems
+from .storable import python_only
 
 if TYPE_CHECKING:
     from .entity import Entity
@@ -58,6 +59,16 @@ class Mailbox(Generic[T]):
         if self._adapter is None:
             self._adapter = TypeAdapter(self.item)
         return self._adapter
+
+    def compile(self, place: str) -> None:
+        """Build the validator now. Raises DefinitionError if the items cannot be validated or read from JSON."""
+        try:
+            found = python_only(self.adapter.core_schema)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise DefinitionError(f"{place}: mailbox {self.name}: its items cannot be validated: {reason}") from error
+        if found:
+            raise DefinitionError(f"{place}: mailbox {self.name}: an item is {found}, which cannot be read from JSON")
 
     def dump(self, item: object) -> bytes:
         """An item as JSON. Raises InvalidArguments, PayloadTooLarge."""

@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
 from .errors import DefinitionError, InvalidArguments, PayloadTooLarge, ResultNotSerialisable
+from .storable import is_shared, python_only
 
 PAYLOAD_BYTES_MAX = 2 * 1024 * 1024
 PROBLEMS_MAX = 20
@@ -98,10 +99,21 @@ class Signature:
                     f"{label} at {where(fn)}: `{parameter.name}` is positional-only, but arguments travel by name; "
                     "remove the `/`"
                 )
+            if parameter.annotation is parameter.empty and parameter.name == "self" and not has_self:
+                raise DefinitionError(
+                    f"{label} at {where(fn)}: an activity is a function, not a method: it has no entity's state. "
+                    "Move it out of the class and pass it what it needs"
+                )
             if parameter.annotation is parameter.empty:
                 raise DefinitionError(
                     f"{label} at {where(fn)}: parameter `{parameter.name}` has no type annotation; "
                     f"write `{parameter.name}: str` (or whatever it is), so that it can be validated and stored"
+                )
+            if is_shared(parameter.default):
+                raise DefinitionError(
+                    f"{label} at {where(fn)}: the default of `{parameter.name}` is one "
+                    f"{type(parameter.default).__name__} that all calls of all entities would share and change; write "
+                    f"`{parameter.name}: ... | None = None`"
                 )
         self._names = tuple(parameter.name for parameter in parameters)
         self._required = tuple(p.name for p in parameters if p.default is p.empty)
@@ -126,9 +138,13 @@ class Signature:
             shape.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, title=self.label)
             self._arguments = TypeAdapter(shape)
             self._result = TypeAdapter(hints.get("return", Any))
+            for what, adapter in (("an argument", self._arguments), ("the result", self._result)):
+                if found := python_only(adapter.core_schema):
+                    raise TypeError(f"{what} is {found}, which cannot be read from JSON")
         except Exception as error:
             raise DefinitionError(
-                f"{self.label} at {where(self._fn)}: its annotations cannot be validated ({error}); "
+                f"{self.label} at {where(self._fn)}: its annotations cannot be validated "
+                f"({str(error).partition(chr(10))[0]}); "
                 "use types that pydantic knows, importable at module level"
             ) from error
         self._compiled = True

@@ -46,6 +46,16 @@ def masked(dsn: str) -> str:
     return make_conninfo("", **{name: "***" if name in _SECRETS else value for name, value in parts.items()})
 
 
+def has_password(dsn: str) -> bool:
+    """Whether the DSN names a password, as far as it can be read."""
+    parts = _read(dsn)
+    return (
+        bool(_URL_PASSWORD.search(dsn) or _QUERY_PASSWORD.search(dsn))
+        if parts is None
+        else bool(_SECRETS & parts.keys())
+    )
+
+
 def without_password(text: str, dsn: str) -> str:
     """`text`, an error of the driver about `dsn`, without any part of the password."""
     parts = _read(dsn)

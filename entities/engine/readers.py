@@ -166,7 +166,10 @@ class Readers:
             for entity in wanted:
                 self._loads.pop(entity, None)
             for loaded in found:
-                self._engine.arrivals.arrived(loaded)
+                try:
+                    self._engine.arrivals.arrived(loaded)
+                except Exception as error:  # noqa: BLE001 - one entity must not hold up the others of its batch
+                    self._engine.arrivals.failed(loaded, error)
         self._load_wanted.clear()  # only now: if the store fails, the next try must not wait to be asked
 
     async def _serve_mail(self) -> None:

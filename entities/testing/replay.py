@@ -202,7 +202,7 @@ def decode_recording(data: bytes) -> list[Loaded]:
     """Inverse of encode_recording. Raises ValueError for anything else."""
     try:
         recording = msgspec.json.decode(data, type=_Recording)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not an export of recorded runs: {error}") from None
     if recording.format != FORMAT:
         raise ValueError(f"the export has format {recording.format}, this release reads {FORMAT}")
