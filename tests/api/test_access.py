@@ -9,7 +9,9 @@ from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
 from perdure.api import Settings, create_app, health_router
-from perdure.api.access import ApiKeys, Guard, is_loopback
+from perdure.api.access import Guard
+from perdure.api.api_keys import ApiKeys
+from perdure.api.loopback import is_loopback
 from perdure.api.serve import AddressRefused, InsecureBind, bind, check_binding
 from perdure.api.settings import unknown_variables
 
@@ -87,7 +89,7 @@ def test_weak_keys_are_refused(key: str) -> None:
 @pytest.mark.parametrize("text", ["sha256:12345678901234567890", "sha256:" + "zz" * 32])
 def test_a_hash_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"64 hexadecimal|non-hexadecimal"):
-        ApiKeys([SecretStr(text)])
+        ApiKeys.of([SecretStr(text)], {}, {})
 
 
 def test_keys_come_from_the_environment_and_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
