@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.routing import BaseRoute
 
 from ..entities.archive import definition_of
+from ..entities.client import use
 from ..entities.definition import EntityDefinition, Registry
 from ..entities.errors import InvalidArguments, PerdureError
 from ..entities.export import export_entity
@@ -33,6 +34,8 @@ from .archive_openapi import (
     described,
 )
 from .authorise import operator_of, permit
+from .cursors import marked, unmarked
+from .exchange import caller_of
 from .operations import find_type
 from .principal import ANY, WHOLE, Principal, Right
 from .problems import Refused, problem
@@ -104,7 +107,9 @@ def _answering(work: Work, right: Right, settings: Settings) -> Callable[[Reques
         given = request.path_params if "type" in request.path_params else request.query_params
         try:
             type_name, key = given.get("type", ANY), given.get("key", "")
-            body = await work(request, await permit(request, settings, right, type_name, WHOLE, key))
+            who = await permit(request, settings, right, type_name, WHOLE, key)
+            with use(caller_of(request)):  # this application's, should several live in the process
+                body = await work(request, who)
         except (PerdureError, Refused) as error:
             return problem(error, request)
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -132,7 +137,7 @@ class _Views:
             definition.cls,
             conditions_of(definition, given),
             limit=_number(request, "limit", 50),
-            after=request.query_params.get("after"),
+            after=unmarked(request.query_params.get("after"), self._settings.namespace),
         )
         own = definition_of(definition.cls)
         return {
@@ -146,7 +151,7 @@ class _Views:
                 }
                 for match in found.matches
             ],
-            "next": found.next,
+            "next": marked(found.next, self._settings.namespace),
             "examined": found.examined,
             "indexed": found.is_indexed,
             "unreadable": found.unreadable,
@@ -215,13 +220,14 @@ class _Views:
         type_name, key = given.get("type"), given.get("key")
         if key is not None and type_name is None:
             raise _wrong("key", "`key` needs a `type`")
-        return await dead_letters(
+        page = await dead_letters(
             EntityId(type_name, key) if type_name is not None and key is not None else None,
             type=type_name,
             since=_time(given["since"]) if "since" in given else None,
-            after=given.get("after"),
+            after=unmarked(given.get("after"), self._settings.namespace),
             limit=_number(request, "limit", 100),
         )
+        return msgspec.structs.replace(page, next=marked(page.next, self._settings.namespace))
 
     async def _body(self, request: Request, shape: type[Body]) -> Body:
         data = await read_json(request, self._settings)
