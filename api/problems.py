@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from ..entities.engine.loops import CallTooDeep, MessageLoop
 from ..entities.errors import (
     ActivityFailed,
     ActivityHostLost,
@@ -139,6 +140,8 @@ TABLE: dict[type[PerdureError], Row] = {
     TransactionConflict: Row(409, "The transaction conflicts with another change", RETRY_AFTER_S),
     OperationSettled: Row(409, "The operation has its outcome"),
     CallCycle: Row(409, "The call would wait for itself"),
+    CallTooDeep: Row(422, "Too many runs would wait for one another"),
+    MessageLoop: Row(422, "The entities send to each other without end"),
     RunParked: Row(423, "The run is parked until its code is fixed"),
     EntityParked: Row(423, "The entity is parked until its code is fixed"),
     PayloadUnreadable: Row(423, "The entity is parked until its payloads can be read"),
