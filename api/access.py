@@ -18,10 +18,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from ..cluster.loopback import is_loopback
 from .api_keys import ApiKeys
 from .authorise import PERMIT, Authoriser, Permit
 from .jwt_tokens import JwtVerifier
-from .loopback import is_loopback
 from .principal import LOCAL, Principal
 from .problems import Refused, problem
 from .settings import Settings

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import jwt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from .loopback import is_loopback
+from ..cluster.loopback import is_loopback
 
 Jwk = dict[str, Any]
 ASYMMETRIC = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})

@@ -11,9 +11,9 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..cluster.loopback import is_loopback
 from ..entities.errors import StartRefused
 from .access import Guard
-from .loopback import is_loopback
 from .settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from perdure.api import Settings, create_app, health_router
 from perdure.api.access import Guard
 from perdure.api.api_keys import ApiKeys
-from perdure.api.loopback import is_loopback
+from perdure.cluster.loopback import is_loopback
 from perdure.api.serve import AddressRefused, InsecureBind, bind, check_binding
 from perdure.api.settings import unknown_variables
 
