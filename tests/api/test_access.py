@@ -11,9 +11,9 @@ from pydantic import SecretStr, ValidationError
 from perdure.api import Settings, create_app, health_router
 from perdure.api.access import Guard
 from perdure.api.api_keys import ApiKeys
-from perdure.cluster.loopback import is_loopback
 from perdure.api.serve import AddressRefused, InsecureBind, bind, check_binding
 from perdure.api.settings import unknown_variables
+from perdure.cluster.loopback import is_loopback
 
 from .fake import FakeCaller
 from .shop import Order

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -37,7 +38,7 @@ def jwk(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, kid: str, **more: A
 
 KEYS = (jwk(RSA, "one"), jwk(CURVE, "two", alg="ES256"))
 SETTINGS = JwtSettings(issuer=ISSUER, audience=AUDIENCE, keys=KEYS)
-ROLES = {"clerk": ("Order.pick_up:call",)}
+ROLES: dict[str, tuple[str, ...]] = {"clerk": ("Order.pick_up:call",)}
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -73,7 +74,7 @@ async def test_a_good_token_names_its_subject_and_its_roles() -> None:
         assert "ann@" not in repr(found)
 
 
-BAD = {
+BAD: dict[str, Callable[[], str]] = {
     "expired": lambda: token(exp=int(time.time()) - 31),
     "not yet": lambda: token(nbf=int(time.time()) + 60),
     "no expiry": lambda: token(exp=None),

@@ -98,7 +98,7 @@ def logs(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 @pytest.fixture
 def dsn(server: EmbeddedPostgres) -> str:
     """With a password; the server does not ask for it, so it travels all the same."""
-    return make_conninfo("", **(conninfo_to_dict(server.dsn) | {"password": PASSWORD}))  # type: ignore[arg-type]
+    return make_conninfo("", **(conninfo_to_dict(server.dsn) | {"password": PASSWORD}))
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ async def gateway(server: EmbeddedPostgres, dsn: str, nowhere: str) -> AsyncIter
         async with LocalCluster([Safe], store=store) as cluster:
 
             async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-                await app(scope | {"state": {STATE: cluster, PROBE: probe}}, receive, send)
+                await app({**scope, "state": {STATE: cluster, PROBE: probe}}, receive, send)
 
             yield asgi
     finally:
@@ -184,7 +184,12 @@ async def test_no_secret_is_in_what_goes_wrong_at_the_start(
             assert ran.exit_code != 0
             said.append(ran.output + repr(ran.exception))
     monkeypatch.setenv("PERDURE_CLIENTS", json.dumps({"shop": {"keys": [CLIENT_KEY, KEY, WRONG_KEY]}}))
-    for wrong in ({}, {"api_keys": (SecretStr("canary wrong" + CLIENT_KEY),)}, {"port": PASSWORD}):
+    wrongs: tuple[dict[str, Any], ...] = (
+        {},
+        {"api_keys": (SecretStr("canary wrong" + CLIENT_KEY),)},
+        {"port": PASSWORD},
+    )
+    for wrong in wrongs:
         try:
             Settings(**wrong)
         except Exception:

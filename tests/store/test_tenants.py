@@ -81,7 +81,7 @@ class Tenant:
         gateway: Any = create_app([Diary], namespace=name, settings=Settings(clients=clients))
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await gateway(scope | {"state": {STATE: cluster}}, receive, send)
+            await gateway({**scope, "state": {STATE: cluster}}, receive, send)
 
         self.app = app
         self.seen: list[str] = []
@@ -194,8 +194,9 @@ async def _with_things_of_the_other(red: Tenant, blue: Tenant) -> None:
 
 
 async def _letters(tenant: Tenant, count: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     for _ in range(200):
-        found: list[dict[str, Any]] = (await tenant.ask("GET", "/dead-letters")).json()["letters"]
+        found = (await tenant.ask("GET", "/dead-letters")).json()["letters"]
         if len(found) >= count:
             return found
     raise AssertionError(f"{tenant.name} has {json.dumps(found)}")
