@@ -208,7 +208,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
 
 
 def test_variables_that_mean_nothing_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERDURE_API_KEY", "x")
+    monkeypatch.setenv("PERDURE_ALLOWED_HOST", "x")
     monkeypatch.setenv("PERDURE_PORT", "1")
     warnings = unknown_variables()
-    assert warnings == ["PERDURE_API_KEY means nothing to Perdure; did you mean PERDURE_API_KEYS?"]
+    assert warnings == ["PERDURE_ALLOWED_HOST means nothing to Perdure; did you mean PERDURE_ALLOWED_HOSTS?"]
