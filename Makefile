@@ -37,6 +37,11 @@ lint: $(READY) ## format, lint, types, import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+.PHONY: audit
+audit: $(READY) ## security rules over our code, known vulnerabilities of what is installed
+	$(BIN)/ruff check --select S --ignore S101,S603 entities cluster api
+	$(BIN)/python .ci/audit.py
+
 .PHONY: check
 check: lint ## lint, and the fast tests
 	$(BIN)/pytest -m 'not slow and not cluster and not browser'

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.routing import BaseRoute
 
 from ..entities.archive import definition_of
+from ..entities.client import use
 from ..entities.definition import EntityDefinition, Registry
 from ..entities.errors import InvalidArguments, PerdureError
 from ..entities.export import export_entity
@@ -32,9 +33,12 @@ from .archive_openapi import (
     STATE,
     described,
 )
+from .authorise import operator_of, permit
 from .cursors import unwrap, wrap
+from .exchange import caller_of
 from .openapi import KEY
 from .operations import find_type
+from .principal import ANY, WHOLE, Principal, Right
 from .problems import Refused, problem
 from .requests import read_flag, read_idempotency_key, read_json
 from .routes import EntityRoute, path_key
@@ -45,7 +49,7 @@ _RESERVED = ("limit", "after")
 CONDITIONS_BYTES_MAX = 4 * 1024
 """Of the query string of a search, cursor included."""
 
-Work = Callable[[Request], Awaitable[Any]]
+Work = Callable[[Request, Principal], Awaitable[Any]]
 
 
 class EditBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,9 +85,10 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
     """Routes for every class of `registry`; to stand before the generic ones of entities."""
     router = APIRouter(route_class=EntityRoute, redirect_slashes=False)
     views = _Views(registry, settings)
+    finding = described(FIND)
     below = prefix + "/{type}/{key:entity_key}/-/"
     for path, method, work, summary, about in (
-        (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", described(FIND)),
+        (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", finding),
         (below + "history", "GET", views.history, "What happened to an entity", described(HISTORY)),
         (below + "state", "GET", views.state, "The state at a version", described(STATE)),
         (below + "diff", "GET", views.diff, "What changed between two versions", described(DIFF)),
@@ -94,14 +99,20 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
         (below + "discard", "POST", views.discard, "Delete a dead letter", described(ENTITY, LetterBody)),
         ("/dead-letters", "GET", views.letters, "Messages that were given up", described(LETTERS)),
     ):
-        router.add_api_route(path, _answering(work), methods=[method], summary=summary, tags=["operations"], **about)
+        reading = Right.LIST if about is finding else Right.READ
+        endpoint = _answering(work, reading if method == "GET" else Right.OPERATE, settings)
+        router.add_api_route(path, endpoint, methods=[method], summary=summary, tags=["operations"], **about)
     return list(router.routes)
 
 
-def _answering(work: Work) -> Callable[[Request], Awaitable[Response]]:
+def _answering(work: Work, right: Right, settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        given = request.path_params if "type" in request.path_params else request.query_params
         try:
-            body = await work(request)
+            type_name, key = given.get("type", ANY), given.get("key", "")
+            who = await permit(request, settings, right, type_name, WHOLE, key)
+            with use(caller_of(request)):  # this application's, should several live in the process
+                body = await work(request, who)
         except (PerdureError, Refused) as error:
             return problem(error, request)
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -122,11 +133,11 @@ class _Views:
         definition = find_type(self._registry, request.path_params["type"])
         return definition, EntityId(definition.name, check_key(definition.name, path_key(request)))
 
-    async def find(self, request: Request) -> Any:
+    async def find(self, request: Request, who: Principal) -> Any:
         definition = find_type(self._registry, request.path_params["type"])
         _check_size(request)
         given = [pair for pair in request.query_params.multi_items() if pair[0] not in _RESERVED]
-        listing = [definition.name, *(f"{name}={value}" for name, value in given)]
+        listing = [self._settings.namespace, definition.name, *(f"{name}={value}" for name, value in given)]
         found = await find(
             definition.cls,
             conditions_of(definition, given),
@@ -151,7 +162,7 @@ class _Views:
             "unreadable": found.unreadable,
         }
 
-    async def history(self, request: Request) -> Any:
+    async def history(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         return await history(
             entity,
@@ -161,27 +172,28 @@ class _Views:
             newest_first=read_flag(request, "newest_first"),
         )
 
-    async def state(self, request: Request) -> Any:
+    async def state(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         version = _number(request, "version", -1)
         return await state_json(entity, None if version < 0 else version)
 
-    async def diff(self, request: Request) -> Any:
+    async def diff(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         return {"changes": await diff(entity, _number(request, "from"), _number(request, "to"))}
 
-    async def export(self, request: Request) -> Any:
+    async def export(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         return await export_entity(entity)
 
-    async def fork(self, request: Request) -> Any:
+    async def fork(self, request: Request, who: Principal) -> Any:
         definition, entity = self._entity(request)
         body = await self._body(request, ForkBody)
+        await permit(request, self._settings, Right.OPERATE, definition.name, WHOLE, body.new_key)
         origin = definition.cls.ref(entity.key)
-        await fork(origin, body.version, body.new_key, reason=body.reason, operator=body.operator)
+        await fork(origin, body.version, body.new_key, reason=body.reason, operator=operator_of(who, body.operator))
         return {"type": definition.name, "key": body.new_key}
 
-    async def edit(self, request: Request) -> Any:
+    async def edit(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         body = await self._body(request, EditBody)
         version = await edit(
@@ -189,28 +201,31 @@ class _Views:
             {name: msgspec.json.decode(value) for name, value in body.fields.items()},
             expected_version=body.expected_version,
             reason=body.reason,
-            operator=body.operator,
+            operator=operator_of(who, body.operator),
             idempotency_key=read_idempotency_key(request),
         )
         return {"version": version}
 
-    async def replay(self, request: Request) -> Any:
+    async def replay(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         body = await self._body(request, LetterBody)
-        message_id = await replay_dead_letter(entity, body.message_id, reason=body.reason, operator=body.operator)
+        message_id = await replay_dead_letter(
+            entity, body.message_id, reason=body.reason, operator=operator_of(who, body.operator)
+        )
         return {"message_id": message_id}
 
-    async def discard(self, request: Request) -> Any:
+    async def discard(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         body = await self._body(request, LetterBody)
-        await discard_dead_letter(entity, body.message_id, reason=body.reason, operator=body.operator)
+        await discard_dead_letter(entity, body.message_id, reason=body.reason, operator=operator_of(who, body.operator))
         return {"discarded": body.message_id}
 
-    async def letters(self, request: Request) -> Any:
+    async def letters(self, request: Request, who: Principal) -> Any:
         type_name, key, since = (_text(request, name) for name in ("type", "key", "since"))
         if key is not None and type_name is None:
             raise _wrong("key", "`key` needs a `type`")
-        listing = ["dead letters", f"type={type_name}", f"key={key}", f"since={since}"]
+        namespace = self._settings.namespace
+        listing = [namespace, "dead letters", f"type={type_name}", f"key={key}", f"since={since}"]
         page = await dead_letters(
             EntityId(type_name, key) if type_name is not None and key is not None else None,
             type=type_name,

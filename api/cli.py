@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import SettingsError
 
 from .commands.options import Output, Yes
 from .commands.output import Format
@@ -298,6 +299,8 @@ def _settings(*, dsn: str, namespace: str, **changes: Any) -> Settings:
         changes["namespace"] = namespace
     try:
         return Settings(**changes)
+    except SettingsError as error:  # what should be JSON is none; its text names the field and shows no value
+        raise Failure("bad_setting", f"{' '.join(str(error).split())} (it is JSON)", Exit.USAGE) from None
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[0]
         name = PREFIX + "_".join(str(part) for part in found["loc"][:1]).upper()

@@ -1,8 +1,9 @@
 """Cursors of lists as callers see them: opaque, checked, and good for the list that they came from only.
 
-A cursor is a position (the last row seen) with a digest of the list that it belongs to and of itself. So one that was
-damaged on the way, made up, or taken from a search with other conditions is refused instead of quietly giving wrong
-pages. It is no secret and needs none: whoever could forge one may read the whole list anyway.
+A cursor is a position (the last row seen) with a digest of the list (and namespace) that it belongs to and of itself.
+So one that was damaged on the way, made up, or taken from a search with other conditions or elsewhere is refused
+instead of quietly giving wrong pages. It is no secret and needs none: whoever could forge one may read the whole list
+anyway.
 """
 
 import binascii

@@ -13,6 +13,7 @@ from ..entities.ids import EntityId, SendClock, check_key, keyed_message_id, new
 from ..entities.mailbox import Mailbox
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from ..entities.signature import Signature
+from .authorise import operator_of, permit_of
 from .operations import Action, Operation
 from .presence import CallerGoneError, while_present
 from .problems import RETRY_AFTER_S, TABLE, Refused, is_private, problem, row_of
@@ -113,12 +114,15 @@ class _Exchange:
         """Checked, and written exactly as a Python caller's would be: equal input is equal whoever sends it."""
         operation = self._operation
         match operation.action:
-            case Action.RESULT | Action.CANCEL | Action.OPERATIONS:
+            case Action.RESULT | Action.OPERATIONS:
                 return b"{}"
+            case Action.CANCEL:
+                operator = self._operator("")
+                return encode_json({"operator": operator}) if operator else b"{}"
             case action if action.is_repair:
                 assert isinstance(operation.member, Method)
                 body = await read_json(self._request, self._settings, default=b"{}")
-                return act_from(action, operation.member, body)
+                return act_from(action, operation.member, body, self._operator)
             case Action.QUERY if operation.method == "GET":
                 return arguments_of(operation, self._request)
             case Action.TERMINATE:
@@ -135,7 +139,12 @@ class _Exchange:
 
     async def _reason(self) -> bytes:
         body = await read_json(self._request, self._settings, default=b"{}")
-        return encode_json({"reason": TERMINATION.load_arguments(body).get("reason", "")[:REASON_CHARS_MAX]})
+        words = {"reason": TERMINATION.load_arguments(body).get("reason", "")[:REASON_CHARS_MAX]}
+        operator = self._operator("")
+        return encode_json(words | {"operator": operator} if operator else words)
+
+    def _operator(self, said: str) -> str:
+        return operator_of(permit_of(self._request, self._settings).principal, said)
 
     def _response(self, reply: Reply, key: str) -> Response:
         match reply.status:

@@ -7,13 +7,13 @@ from fastapi import FastAPI
 
 
 def declare_security(app: FastAPI, *, open_paths: Collection[str]) -> None:
-    """Say that every path of the application needs an API key, but for those that are open."""
+    """Say that every path of the application needs a credential, but for those that are open."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = describe()
         document.setdefault("components", {})["securitySchemes"] = {
-            "ApiKey": {"type": "http", "scheme": "bearer", "description": "One of PERDURE_API_KEYS."}
+            "ApiKey": {"type": "http", "scheme": "bearer", "description": "An API key or a token."}
         }
         document["security"] = [{"ApiKey": []}]
         for path in open_paths:

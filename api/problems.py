@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from ..entities.engine.loops import CallTooDeep, MessageLoop
 from ..entities.errors import (
     ActivityFailed,
     ActivityHostLost,
@@ -175,6 +176,8 @@ TABLE: dict[type[PerdureError], Row] = {
     TransactionConflict: Row(409, "The transaction conflicts with another change", RETRY_AFTER_S),
     OperationSettled: Row(409, "The operation has its outcome"),
     CallCycle: Row(409, "The call would wait for itself"),
+    CallTooDeep: Row(422, "Too many runs would wait for one another"),
+    MessageLoop: Row(422, "The entities send to each other without end"),
     RunParked: Row(423, "The run is parked until its code is fixed"),
     EntityParked: Row(423, "The entity is parked until its code is fixed"),
     PayloadUnreadable: Row(423, "The entity is parked until its payloads can be read"),
@@ -237,8 +240,10 @@ OWN_CODES: dict[str, str] = {
     "precondition_unsupported": "`If-Match` and its kin are not evaluated; the request was not applied.",
     "bad_preference": "The header `Prefer` cannot be applied here.",
     "bad_path": "The path cannot be read without doubt; percent-encode the key.",
-    "unauthorized": "A valid API key is missing: `Authorization: Bearer <key>`.",
-    "forbidden_host": "A gateway without API keys answers only callers on the same machine.",
+    "unauthorized": "A valid credential is missing: `Authorization: Bearer <API key or token>`.",
+    "forbidden": "The credential has no grant for this, or is for another namespace.",
+    "forbidden_host": "A gateway without credentials answers only callers on the same machine.",
+    "keys_unavailable": "The keys of the identity provider could not be fetched, so no token can be checked now.",
     "not_found": "There is nothing at this path.",
     "method_not_allowed": "The path exists, the method does not; the header `Allow` lists those that do.",
     "http_error": "Any other HTTP error.",

@@ -6,8 +6,10 @@ called from anywhere, any number of times: they only change the targets, and see
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ..entities.client import ambient, set_default
@@ -22,9 +24,10 @@ from .addresses import HostAddress, supervisor_actor
 from .allocation import allocate
 from .client import DEFAULT_TIMEOUT_S, Connection
 from .codecs import NO_CODEC, check_change, check_environment, load_codec
+from .exposure import open_ray, plain_postgres
 from .follow import follow_supervisor
 from .postgres.guard import check_server
-from .ray_runtime import Handles, find, is_joined, join, kill, leave, start_local, submit
+from .ray_runtime import Handles, find, gcs_address, is_joined, join, kill, leave, start_local, submit
 from .router import Router
 from .routes import Routes, RouteTable
 from .settings import ClusterSettings
@@ -55,6 +58,8 @@ def join_ray(address: str | None = None) -> bool:
         start_local()
     else:
         join(str(address))
+        if problem := open_ray(gcs_address(), os.environ, Path.home()):
+            log.warning("%s", problem)
     return True
 
 
@@ -77,6 +82,8 @@ async def connect(
     """
     address = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled, codec=load_codec(codec))
     await check_server(dsn, namespace)
+    if problem := plain_postgres(dsn):
+        log.warning("%s", problem)
     joined = join_ray(ray_address)
     settings = settings or ClusterSettings()
     store = address.open()

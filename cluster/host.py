@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..entities.client import set_default
 from ..entities.ids import EntityId
@@ -63,7 +63,7 @@ class HostSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    dsn: str
+    dsn: str = Field(repr=False)
     namespace: str
     is_pooled: bool = False
     incarnation: str

@@ -1,6 +1,6 @@
 """How the cluster's processes open the store: which sessions serve what, and how long each may wait."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..entities.codec import PayloadCodec
@@ -28,7 +28,7 @@ class Store(EntityStore, Directory, Protocol):
 class StoreAddress:
     """A namespace in a database."""
 
-    dsn: str
+    dsn: str = field(repr=False)
     namespace: str
     is_pooled: bool = False
     """There is a PgBouncer in transaction mode in between."""

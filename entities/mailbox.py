@@ -29,8 +29,8 @@ class Mailbox(Generic[T]):
     order, each once.
     """
 
-    def __init__(self, item: type[T], *, max_items: int = MAILBOX_ITEMS_MAX) -> None:
-        """item: the type of the items. max_items: how many may lie in it.
+    def __init__(self, item: type[T], *, max_items: int = MAILBOX_ITEMS_MAX, private: bool = False) -> None:
+        """item: the type of the items. max_items: how many may lie in it. private: see `handler`.
 
         A sender from outside is told `Busy` while it is full, before anything is accepted. Messages of entities wait
         in the entity's inbox, in the order sent, until there is room. Raises DefinitionError.
@@ -41,6 +41,7 @@ class Mailbox(Generic[T]):
         self.item = item
         self.max_items = max_items
         self.name = ""
+        self.is_private = private
         self._adapter: TypeAdapter[T] | None = None
 
     def __set_name__(self, owner: type, name: str) -> None:
