@@ -6,6 +6,7 @@ member of a class can be called.
 
 import datetime as dt
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from starlette.routing import BaseRoute
 from ..entities.archive import definition_of
 from ..entities.client import use
 from ..entities.definition import EntityDefinition, Registry
-from ..entities.errors import InvalidArguments, PerdureError
+from ..entities.errors import InvalidArguments, NotConnected, PerdureError
 from ..entities.export import export_entity
 from ..entities.history import history
 from ..entities.ids import EntityId, check_key
@@ -111,7 +112,7 @@ def _answering(work: Work, right: Right, settings: Settings) -> Callable[[Reques
         try:
             type_name, key = given.get("type", ANY), given.get("key", "")
             who = await permit(request, settings, right, type_name, WHOLE, key)
-            with use(caller_of(request)):  # this application's, should several live in the process
+            with _caller_bound(request):
                 body = await work(request, who)
         except (PerdureError, Refused) as error:
             return problem(error, request)
@@ -120,6 +121,14 @@ def _answering(work: Work, right: Right, settings: Settings) -> Callable[[Reques
 
     answer.__name__ = f"archive_{getattr(work, '__name__', '')}"
     return answer
+
+
+def _caller_bound(request: Request) -> AbstractContextManager[None]:
+    """This application's caller, should several live in the process. What is wrong anyway is told without any."""
+    try:
+        return use(caller_of(request))
+    except NotConnected:
+        return nullcontext()
 
 
 class _Views:

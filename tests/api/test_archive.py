@@ -213,7 +213,7 @@ async def test_every_route_tells_its_parameters_and_its_body(client: httpx.Async
 
 @pytest.mark.parametrize("microseconds", [99999999999999999999, -999999999999999999])
 async def test_a_cursor_out_of_all_time_is_no_cursor(client: httpx.AsyncClient, microseconds: int) -> None:
-    cursor = wrap(f'[{microseconds},"a","b","c"]', ["dead letters", "type=None", "key=None", "since=None"])
+    cursor = wrap(f'[{microseconds},"a","b","c"]', ["perdure", "dead letters", "type=None", "key=None", "since=None"])
     assert (await get(client, f"/dead-letters?after={cursor}", 422))["code"] == "invalid_argument"
 
 
