@@ -13,6 +13,7 @@ from .errors import (
     InvalidArguments,
     InvalidTransaction,
     NotInWorkflow,
+    OutcomeUnknown,
     ReadOnlyViolation,
     Unavailable,
     error_from_body,
@@ -195,7 +196,13 @@ async def workflow_call(
     if current.get() is not None:
         return await call(target, Kind.START, method, args, kwargs, options)
     await send(target, Kind.START, method, args, kwargs, options)
-    return await call(target, Kind.RESULT, method, (), {}, options)
+    try:
+        return await call(target, Kind.RESULT, method, (), {}, options)
+    except Unavailable as problem:  # which says that nothing was applied: true of the question, not of the start
+        raise OutcomeUnknown(
+            f"{target.entity_id}.{method.name} was started, but nobody tells its result now ({problem.message}); ask "
+            "again with `.result()`, or start it again with equal input, which joins the run"
+        ) from problem
 
 
 async def send(  # noqa: PLR0917 - as above
