@@ -9,11 +9,11 @@ from .client import Caller, ambient
 from .context import TurnContext, current
 from .errors import (
     Busy,
+    CallTimeout,
     DurableAwaitInHandler,
     InvalidArguments,
     InvalidTransaction,
     NotInWorkflow,
-    OutcomeUnknown,
     ReadOnlyViolation,
     Unavailable,
     error_from_body,
@@ -191,18 +191,21 @@ def _need_parent(target: Target, method: Any, options: CallOptions) -> None:
 async def workflow_call(
     target: Target, method: "Method[Any, Any]", args: tuple[Any, ...], kwargs: Any, options: CallOptions
 ) -> Any:
-    """Start a workflow and wait for its result."""
+    """Start a workflow and wait for its result.
+
+    Raises Unavailable only if it was certainly not started; CallTimeout once it may be running.
+    """
     _need_parent(target, method, options)
     if current.get() is not None:
         return await call(target, Kind.START, method, args, kwargs, options)
     await send(target, Kind.START, method, args, kwargs, options)
     try:
         return await call(target, Kind.RESULT, method, (), {}, options)
-    except Unavailable as problem:  # which says that nothing was applied: true of the question, not of the start
-        raise OutcomeUnknown(
-            f"{target.entity_id}.{method.name} was started, but nobody tells its result now ({problem.message}); ask "
-            "again with `.result()`, or start it again with equal input, which joins the run"
-        ) from problem
+    except Unavailable as error:  # true of the question for the result, not of the workflow
+        raise CallTimeout(
+            f"{target.entity_id}.{method.name} was started, but its result could not be asked for: {error.message}. Ask "
+            f"again with `.{method.name}.result()`, or repeat the call: with equal input it is the same run"
+        ) from error
 
 
 async def send(  # noqa: PLR0917 - as above

@@ -4,11 +4,9 @@ import asyncio
 
 import pytest
 
-from perdure.entities import CallTimeout, Entity, IdempotencyMismatch, OutcomeUnknown, Unavailable, workflow
-from perdure.entities.client import use
+from perdure.entities import CallTimeout, IdempotencyMismatch
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.errors import HandlerFailed
-from perdure.entities.messages import Envelope, Kind, Reply
 from perdure.entities.testing import LocalCluster
 
 from .faults import Crasher, Fault, FaultyStore
@@ -221,34 +219,3 @@ async def test_a_stored_message_whose_commit_was_answered_too_late_makes_no_seco
         assert store.version("Account/target") == 3
         assert await Account.ref("target").deposit(1) == 1
         assert store.version("Account/target") == 4
-
-
-class Answerless(Entity):
-    @workflow
-    async def run(self) -> int:
-        return 1
-
-
-class Mute:
-    """A client that can start runs, and nobody answers its questions for results."""
-
-    default_timeout_s = 1.0
-    session = "mute"
-
-    def __init__(self, cluster: LocalCluster) -> None:
-        self._cluster = cluster
-
-    async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
-        if envelope.kind is Kind.RESULT:
-            raise Unavailable("no host owns it")
-        return await self._cluster.request(envelope, timeout_s=timeout_s)
-
-
-async def test_a_run_that_was_started_is_not_reported_as_not_applied() -> None:
-    async with LocalCluster([Answerless]) as cluster:
-        with use(Mute(cluster)):
-            with pytest.raises(OutcomeUnknown, match=r"Answerless/a\.run was started"):
-                await Answerless.ref("a").run()
-            with pytest.raises(Unavailable):
-                await Answerless.ref("a").run.result()
-        assert await Answerless.ref("a").run() == 1
