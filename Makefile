@@ -37,6 +37,11 @@ lint: $(READY) ## format, lint, types, import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+.PHONY: audit
+audit: $(READY) ## security rules over our code, known vulnerabilities of what is installed
+	$(BIN)/ruff check --select S --ignore S101,S603 entities cluster api
+	$(BIN)/python .ci/audit.py
+
 .PHONY: check
 check: lint ## lint, and the fast tests
 	$(BIN)/pytest -m 'not slow and not cluster and not browser'
@@ -66,6 +71,10 @@ clean: ## remove caches and builds; keeps .venv and .perdure
 .PHONY: bench
 bench: $(READY) ## the benchmarks: a table, about two minutes
 	$(BIN)/python -m bench
+
+.PHONY: schemathesis
+schemathesis: $(READY) ## is the OpenAPI true? Thousands of requests: make schemathesis ARGS='--seed 1 --examples 300'
+	$(BIN)/python -m tests.openapi $(ARGS)
 
 CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation years zombie
 

@@ -1,15 +1,30 @@
 """What people and programs touch: gateway, console and command line."""
 
+from .access import Authenticator, Guard
 from .activities import activity_router
+from .api_keys import ApiClient
+from .authorise import Authoriser, principal_of
 from .connection import lifespan
 from .gateway import create_app
 from .health import health_router
-from .problems import install
+from .jwt_settings import JwtSettings
+from .principal import Asked, Grant, Principal, Right
+from .problems import Refused, install
 from .routes import entity_router, gateway_router
 from .serve import serve
 from .settings import Settings
 
 __all__ = [
+    "ApiClient",
+    "Asked",
+    "Authenticator",
+    "Authoriser",
+    "Grant",
+    "Guard",
+    "JwtSettings",
+    "Principal",
+    "Refused",
+    "Right",
     "Settings",
     "activity_router",
     "create_app",
@@ -18,5 +33,6 @@ __all__ = [
     "health_router",
     "install",
     "lifespan",
+    "principal_of",
     "serve",
 ]

@@ -1,98 +1,113 @@
-"""Who may use a gateway: callers with an API key, or (without keys) programs on this machine and nobody else.
+"""Who may use a gateway: whoever shows a credential, or (where none are configured) programs on this machine only.
 
-Without keys three things are checked, because a browser on this machine can be made to send requests for a foreign
-page: the address we were reached at is a loopback address; the `Host` is a loopback name, so that a foreign name that
-is made to point here does not work (DNS rebinding); an `Origin`, if there is one, is a loopback origin (cross-site
-requests).
+A credential is an API key or a JSON Web Token, sent as `Authorization: Bearer …`, or whatever an authenticator of the
+application's own accepts. What its principal may then do is another question: see authorise.py.
+
+Without credentials three things are checked, because a browser on this machine can be made to send requests for a
+foreign page: the address we were reached at is a loopback address; the `Host` is a loopback name, so that a foreign
+name that is made to point here does not work (DNS rebinding); an `Origin`, if there is one, is a loopback origin
+(cross-site requests).
 """
 
-import hashlib
-import hmac
-import ipaddress
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from ..cluster.loopback import is_loopback
+from .api_keys import ApiKeys
+from .authorise import PERMIT, Authoriser, Permit
+from .jwt_tokens import JwtVerifier
+from .principal import LOCAL, Principal
 from .problems import Refused, problem
 from .settings import Settings
 
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
-"""Reachable without a key; they name nothing."""
-_HASHED = "sha256:"
+"""Reachable without a credential; they name nothing."""
 _BEARER = "bearer "
 
-
-class ApiKeys:
-    """A few static keys. Only their hashes are kept; comparing takes the same time whatever is presented."""
-
-    def __init__(self, keys: Iterable[SecretStr]) -> None:
-        """Keys as text, or as `sha256:<hex>`. Raises ValueError for a hash that is none."""
-        self._digests: list[bytes] = []
-        for key in keys:
-            text = key.get_secret_value()
-            if text.startswith(_HASHED):
-                digest = bytes.fromhex(text.removeprefix(_HASHED))
-                if len(digest) != hashlib.sha256().digest_size:
-                    raise ValueError("an API key written as sha256:… has 64 hexadecimal digits")
-                self._digests.append(digest)
-            else:
-                self._digests.append(hashlib.sha256(text.encode()).digest())
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def accept(self, authorization: str) -> bool:
-        """Whether the header `Authorization` carries one of the keys."""
-        if authorization[: len(_BEARER)].lower() != _BEARER:
-            return False
-        digest = hashlib.sha256(authorization[len(_BEARER) :].strip().encode()).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, always
-        return any(matches)
+Authenticator = Callable[[Request], Awaitable[Principal | None]]
+"""Who sent this request; None: look at the API keys and tokens. It must not read the body. Raises Refused."""
 
 
 class Guard:
     """ASGI middleware around a whole application. The outermost: what it refuses costs next to nothing."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        *,
+        authenticator: Authenticator | None = None,
+        authoriser: Authoriser | None = None,
+        jwt: JwtVerifier | None = None,
+    ) -> None:
         self.app = app
-        self._keys = ApiKeys(settings.api_keys)
+        self._keys = ApiKeys.of(settings.api_keys, settings.clients, settings.roles)
+        self._jwt = jwt or (JwtVerifier(settings.jwt, settings.roles) if settings.jwt is not None else None)
+        self._authenticator = authenticator
+        self._authoriser = authoriser
+        self._namespace = settings.namespace
         self._is_open = settings.insecure_bind
+        self._is_locked = settings.has_credentials or authenticator is not None
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._refuse(scope) if scope["type"] in ("http", "websocket") else None
-        if refused is None:
-            scope.setdefault("perdure", {})["is_trusted"] = scope["type"] == "lifespan" or self._is_trusted(scope)
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await problem(refused, Request(scope))(scope, receive, send)
-        else:
-            await WebSocketClose(code=1008, reason=refused.code)(scope, receive, send)
+            return
+        try:
+            principal = await self._admit(scope)
+        except Refused as refused:
+            if scope["type"] == "http":
+                await problem(refused, Request(scope))(scope, receive, send)
+            else:
+                await WebSocketClose(code=1008, reason=refused.code)(scope, receive, send)
+            return
+        state = scope.setdefault("perdure", {})
+        state["is_trusted"] = principal is not None
+        if principal is not None:
+            state[PERMIT] = Permit(principal=principal, namespace=self._namespace, authoriser=self._authoriser)
+        await self.app(scope, receive, send)
 
-    def _is_trusted(self, scope: Scope) -> bool:
-        return not self._keys or self._keys.accept(Headers(scope=scope).get("authorization", ""))
-
-    def _refuse(self, scope: Scope) -> Refused | None:
-        if self._keys:
-            if scope["path"] in OPEN_PATHS or self._is_trusted(scope):
+    async def _admit(self, scope: Scope) -> Principal | None:
+        """Who calls; None for what anybody may see. Raises Refused."""
+        if not self._is_locked:
+            if not self._is_open:
+                self._refuse_foreign(scope)
+            return LOCAL
+        try:
+            return await self._principal(scope)
+        except Refused:
+            if scope["path"] in OPEN_PATHS:
                 return None
-            return Refused(
+            raise
+
+    async def _principal(self, scope: Scope) -> Principal:
+        principal = None
+        if self._authenticator is not None and scope["type"] == "http":
+            principal = await self._authenticator(Request(scope))
+        presented = Headers(scope=scope).get("authorization", "")
+        if principal is None and presented[: len(_BEARER)].lower() == _BEARER:
+            token = presented[len(_BEARER) :].strip()
+            principal = self._keys.owner(token)
+            if principal is None and self._jwt is not None:
+                principal = await self._jwt.principal(token)
+        if principal is None:
+            raise Refused(
                 401,
                 "unauthorized",
-                "a valid API key is missing: send `Authorization: Bearer <key>`",
+                "a valid credential is missing: send `Authorization: Bearer <API key or token>`",
                 headers={"WWW-Authenticate": 'Bearer realm="perdure"'},
             )
-        if self._is_open:
-            return None
-        return self._refuse_foreign(scope)
+        if principal.namespace not in ("", self._namespace):
+            raise Refused(403, "forbidden", "this credential is for another namespace")
+        return principal
 
-    def _refuse_foreign(self, scope: Scope) -> Refused | None:
+    def _refuse_foreign(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         server = scope.get("server")
         if server is not None and server[1] is not None and not self._is_known(server[0]):
@@ -102,28 +117,16 @@ class Guard:
         elif (origin := headers.get("origin")) is not None and not self._is_known(_origin_name(origin)):
             what = f"the request comes from a page of {origin[:80]!r}"
         else:
-            return None
-        return Refused(
+            return
+        raise Refused(
             403,
             "forbidden_host",
-            f"a gateway without API keys answers only callers on the same machine; {what}. Set PERDURE_API_KEYS, or "
+            f"a gateway without credentials answers only callers on the same machine; {what}. Set PERDURE_API_KEYS, or "
             "name the host in PERDURE_ALLOWED_HOSTS",
         )
 
     def _is_known(self, name: str) -> bool:
         return is_loopback(name) or name.lower() in self._hosts
-
-
-@lru_cache(maxsize=256)
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine."""
-    name = host.lower().strip("[]")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _host_name(header: str) -> str:

@@ -1,6 +1,8 @@
 """Routes for the outside world, which knows an activity by its token only: complete it, fail it, say that it is alive.
 
-A token that means nothing is 404 (`no_such_operation`), one whose activity has its outcome 409 (`operation_settled`).
+A token that means nothing is 404 (`no_such_operation`), in the same words whatever is missing: who knows only tokens
+learns nothing of types, entities and runs. One whose activity has its outcome is 409 (`operation_settled`). A caller
+needs the right `call` of the workflow as well: a token alone opens nothing.
 """
 
 import time
@@ -12,21 +14,32 @@ from fastapi import APIRouter, Request, Response
 from fastapi.params import Depends
 
 from ..entities.calls import check_reply, deliver
-from ..entities.errors import CallTimeout, PerdureError
+from ..entities.errors import (
+    CallTimeout,
+    InvalidKey,
+    NoSuchOperation,
+    NoSuchRun,
+    PerdureError,
+    UnknownHandler,
+    UnknownType,
+)
 from ..entities.heartbeat import DETAILS_BYTES_MAX
 from ..entities.ids import SendClock, keyed_message_id, new_message_id
 from ..entities.messages import Envelope, Kind, encode_json
 from ..entities.operate import Action, act_on, outside_error
 from ..entities.signature import PAYLOAD_BYTES_MAX
+from ..entities.tokens import read_token
 from .archive_openapi import TOKEN
+from .authorise import permit
 from .exchange import caller_of
-from .openapi import PROBLEM
-from .problems import Refused, problem
+from .principal import Right
+from .problems import PROBLEM, Refused, problem
 from .repair import Applied, FailedAttempt, read_body
 from .requests import read_json, read_wishes
 from .settings import Settings
 
 ACTIVITIES = "/activities"
+_NOTHING_THERE = (InvalidKey, NoSuchOperation, NoSuchRun, UnknownHandler, UnknownType)
 
 _clock = SendClock()
 
@@ -66,6 +79,11 @@ def _endpoint(action: Action, settings: Settings) -> Callable[..., Awaitable[Any
     async def act(request: Request) -> Response:
         try:
             return await _act(request, action, settings)
+        except _NOTHING_THERE:
+            unknown = NoSuchOperation(
+                "no activity has this token (any more); pass on `activity_info().token` unchanged"
+            )
+            return problem(unknown, request)
         except (PerdureError, Refused) as error:
             return problem(error, request, show_errors=settings.show_errors)
 
@@ -73,6 +91,8 @@ def _endpoint(action: Action, settings: Settings) -> Callable[..., Awaitable[Any
 
 
 async def _act(request: Request, action: Action, settings: Settings) -> Response:
+    about, address = read_token(request.path_params["token"])
+    await permit(request, settings, Right.CALL, about.type, address.workflow, about.key)
     wishes = read_wishes(request, settings)
     more: dict[str, Any] = {}
     if action is Action.FAIL_ATTEMPT:

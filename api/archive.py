@@ -6,13 +6,14 @@ member of a class can be called.
 
 import datetime as dt
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.routing import BaseRoute
 
 from ..entities.archive import definition_of
+from ..entities.client import use
 from ..entities.definition import EntityDefinition, Registry
 from ..entities.errors import InvalidArguments, PerdureError
 from ..entities.export import export_entity
@@ -21,24 +22,41 @@ from ..entities.ids import EntityId, check_key
 from ..entities.maintenance import dead_letters, discard_dead_letter, edit, replay_dead_letter
 from ..entities.search import conditions_of, find
 from ..entities.timetravel import diff, fork, state_json
-from .archive_openapi import DIFF, EDIT, ENTITY, FIND, HISTORY, LETTERS, STATE, described
+from .archive_openapi import (
+    DIFF,
+    EDIT,
+    ENTITY,
+    FIND,
+    HISTORY,
+    LETTERS,
+    NUMBER_DIGITS_MAX,
+    STATE,
+    described,
+)
+from .authorise import operator_of, permit
+from .cursors import unwrap, wrap
+from .exchange import caller_of
+from .openapi import KEY
 from .operations import find_type
+from .principal import ANY, WHOLE, Principal, Right
 from .problems import Refused, problem
-from .requests import read_flag, read_json
+from .requests import read_flag, read_idempotency_key, read_json
 from .routes import EntityRoute, path_key
 from .settings import Settings
 
 _HEADERS = {"Cache-Control": "no-store"}
 _RESERVED = ("limit", "after")
+CONDITIONS_BYTES_MAX = 4 * 1024
+"""Of the query string of a search, cursor included."""
 
-Work = Callable[[Request], Awaitable[Any]]
+Work = Callable[[Request, Principal], Awaitable[Any]]
 
 
 class EditBody(msgspec.Struct, forbid_unknown_fields=True):
     """New values of fields."""
 
-    fields: dict[str, msgspec.Raw]
-    expected_version: int
+    fields: Annotated[dict[str, msgspec.Raw], msgspec.Meta(extra_json_schema={"minProperties": 1})]
+    expected_version: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0})]
     reason: str = ""
     operator: str = ""
 
@@ -46,7 +64,7 @@ class EditBody(msgspec.Struct, forbid_unknown_fields=True):
 class ForkBody(msgspec.Struct, forbid_unknown_fields=True):
     """Which version becomes which entity."""
 
-    new_key: str
+    new_key: Annotated[str, msgspec.Meta(extra_json_schema=KEY["schema"])]
     version: int | None = None
     reason: str = ""
     operator: str = ""
@@ -67,9 +85,10 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
     """Routes for every class of `registry`; to stand before the generic ones of entities."""
     router = APIRouter(route_class=EntityRoute, redirect_slashes=False)
     views = _Views(registry, settings)
+    finding = described(FIND)
     below = prefix + "/{type}/{key:entity_key}/-/"
     for path, method, work, summary, about in (
-        (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", described(FIND)),
+        (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", finding),
         (below + "history", "GET", views.history, "What happened to an entity", described(HISTORY)),
         (below + "state", "GET", views.state, "The state at a version", described(STATE)),
         (below + "diff", "GET", views.diff, "What changed between two versions", described(DIFF)),
@@ -80,14 +99,20 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
         (below + "discard", "POST", views.discard, "Delete a dead letter", described(ENTITY, LetterBody)),
         ("/dead-letters", "GET", views.letters, "Messages that were given up", described(LETTERS)),
     ):
-        router.add_api_route(path, _answering(work), methods=[method], summary=summary, tags=["operations"], **about)
+        reading = Right.LIST if about is finding else Right.READ
+        endpoint = _answering(work, reading if method == "GET" else Right.OPERATE, settings)
+        router.add_api_route(path, endpoint, methods=[method], summary=summary, tags=["operations"], **about)
     return list(router.routes)
 
 
-def _answering(work: Work) -> Callable[[Request], Awaitable[Response]]:
+def _answering(work: Work, right: Right, settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        given = request.path_params if "type" in request.path_params else request.query_params
         try:
-            body = await work(request)
+            type_name, key = given.get("type", ANY), given.get("key", "")
+            who = await permit(request, settings, right, type_name, WHOLE, key)
+            with use(caller_of(request)):  # this application's, should several live in the process
+                body = await work(request, who)
         except (PerdureError, Refused) as error:
             return problem(error, request)
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -108,14 +133,16 @@ class _Views:
         definition = find_type(self._registry, request.path_params["type"])
         return definition, EntityId(definition.name, check_key(definition.name, path_key(request)))
 
-    async def find(self, request: Request) -> Any:
+    async def find(self, request: Request, who: Principal) -> Any:
         definition = find_type(self._registry, request.path_params["type"])
+        _check_size(request)
         given = [pair for pair in request.query_params.multi_items() if pair[0] not in _RESERVED]
+        listing = [self._settings.namespace, definition.name, *(f"{name}={value}" for name, value in given)]
         found = await find(
             definition.cls,
             conditions_of(definition, given),
             limit=_number(request, "limit", 50),
-            after=request.query_params.get("after"),
+            after=unwrap(_text(request, "after"), listing),
         )
         own = definition_of(definition.cls)
         return {
@@ -129,13 +156,13 @@ class _Views:
                 }
                 for match in found.matches
             ],
-            "next": found.next,
+            "next": wrap(found.next, listing),
             "examined": found.examined,
             "indexed": found.is_indexed,
             "unreadable": found.unreadable,
         }
 
-    async def history(self, request: Request) -> Any:
+    async def history(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         return await history(
             entity,
@@ -145,27 +172,28 @@ class _Views:
             newest_first=read_flag(request, "newest_first"),
         )
 
-    async def state(self, request: Request) -> Any:
+    async def state(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         version = _number(request, "version", -1)
         return await state_json(entity, None if version < 0 else version)
 
-    async def diff(self, request: Request) -> Any:
+    async def diff(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         return {"changes": await diff(entity, _number(request, "from"), _number(request, "to"))}
 
-    async def export(self, request: Request) -> Any:
+    async def export(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         return await export_entity(entity)
 
-    async def fork(self, request: Request) -> Any:
+    async def fork(self, request: Request, who: Principal) -> Any:
         definition, entity = self._entity(request)
         body = await self._body(request, ForkBody)
+        await permit(request, self._settings, Right.OPERATE, definition.name, WHOLE, body.new_key)
         origin = definition.cls.ref(entity.key)
-        await fork(origin, body.version, body.new_key, reason=body.reason, operator=body.operator)
+        await fork(origin, body.version, body.new_key, reason=body.reason, operator=operator_of(who, body.operator))
         return {"type": definition.name, "key": body.new_key}
 
-    async def edit(self, request: Request) -> Any:
+    async def edit(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         body = await self._body(request, EditBody)
         version = await edit(
@@ -173,51 +201,68 @@ class _Views:
             {name: msgspec.json.decode(value) for name, value in body.fields.items()},
             expected_version=body.expected_version,
             reason=body.reason,
-            operator=body.operator,
-            idempotency_key=request.headers.get("idempotency-key", ""),
+            operator=operator_of(who, body.operator),
+            idempotency_key=read_idempotency_key(request),
         )
         return {"version": version}
 
-    async def replay(self, request: Request) -> Any:
+    async def replay(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         body = await self._body(request, LetterBody)
-        message_id = await replay_dead_letter(entity, body.message_id, reason=body.reason, operator=body.operator)
+        message_id = await replay_dead_letter(
+            entity, body.message_id, reason=body.reason, operator=operator_of(who, body.operator)
+        )
         return {"message_id": message_id}
 
-    async def discard(self, request: Request) -> Any:
+    async def discard(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         body = await self._body(request, LetterBody)
-        await discard_dead_letter(entity, body.message_id, reason=body.reason, operator=body.operator)
+        await discard_dead_letter(entity, body.message_id, reason=body.reason, operator=operator_of(who, body.operator))
         return {"discarded": body.message_id}
 
-    async def letters(self, request: Request) -> Any:
-        given = request.query_params
-        type_name, key = given.get("type"), given.get("key")
+    async def letters(self, request: Request, who: Principal) -> Any:
+        type_name, key, since = (_text(request, name) for name in ("type", "key", "since"))
         if key is not None and type_name is None:
             raise _wrong("key", "`key` needs a `type`")
-        return await dead_letters(
+        namespace = self._settings.namespace
+        listing = [namespace, "dead letters", f"type={type_name}", f"key={key}", f"since={since}"]
+        page = await dead_letters(
             EntityId(type_name, key) if type_name is not None and key is not None else None,
             type=type_name,
-            since=_time(given["since"]) if "since" in given else None,
-            after=given.get("after"),
+            since=None if since is None else _time(since),
+            after=unwrap(_text(request, "after"), listing),
             limit=_number(request, "limit", 100),
         )
+        return {"letters": page.letters, "next": wrap(page.next, listing)}
 
     async def _body(self, request: Request, shape: type[Body]) -> Body:
         data = await read_json(request, self._settings)
         try:
             return msgspec.json.decode(data, type=shape)
         except msgspec.DecodeError as error:
-            raise _wrong("body", str(error)) from None
+            raise _wrong("body", str(error)[:300]) from None
 
 
 def _number(request: Request, name: str, default: int | None = None) -> int:
     values = request.query_params.getlist(name)
     if not values and default is not None:
         return default
-    if len(values) != 1 or not values[0].isascii() or not values[0].isdecimal() or len(values[0]) > 18:
+    if len(values) != 1 or not values[0].isascii() or not values[0].isdecimal() or len(values[0]) > NUMBER_DIGITS_MAX:
         raise _wrong(name, f"{name} is one whole number, 0 or more, not {', '.join(values)[:40]!r}")
     return int(values[0])
+
+
+def _text(request: Request, name: str) -> str | None:
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise _wrong(name, f"{name} is given {len(values)} times")
+    return values[0] if values else None
+
+
+def _check_size(request: Request) -> None:
+    size = len(request.scope["query_string"])
+    if size > CONDITIONS_BYTES_MAX:
+        raise _wrong("", f"the conditions are {size} bytes; the limit is {CONDITIONS_BYTES_MAX}")
 
 
 def _time(text: str) -> dt.datetime:

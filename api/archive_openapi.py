@@ -6,8 +6,13 @@ from typing import Any
 
 import msgspec
 
-from .openapi import KEY, PROBLEM
+from ..entities.history import What
+from ..entities.search import FIND_LIMIT_MAX
+from .openapi import IDEMPOTENCY, KEY
+from .problems import PROBLEM
 
+NUMBER_DIGITS_MAX = 18
+"""Of a whole number in a query string."""
 TYPE: dict[str, Any] = {
     "name": "type",
     "in": "path",
@@ -20,12 +25,6 @@ TOKEN: dict[str, Any] = {
     "in": "path",
     "required": True,
     "description": "What `activity_info().token` was for the attempt.",
-    "schema": {"type": "string", "minLength": 1},
-}
-IDEMPOTENT_BY_KEY: dict[str, Any] = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "Repeats with this key get the first outcome.",
     "schema": {"type": "string", "minLength": 1},
 }
 
@@ -43,10 +42,10 @@ def asked(name: str, kind: str, description: str, *, is_required: bool = False, 
 
 def whole(name: str, description: str, *, is_required: bool = False) -> dict[str, Any]:
     """A parameter that is a whole number, 0 or more."""
-    return asked(name, "integer", description, is_required=is_required, minimum=0)
+    return asked(name, "integer", description, is_required=is_required, minimum=0, maximum=10**NUMBER_DIGITS_MAX - 1)
 
 
-LIMIT = whole("limit", "How many at most (up to 1,000).")
+LIMIT = asked("limit", "integer", "How many at most.", minimum=1, maximum=FIND_LIMIT_MAX)
 AFTER = asked("after", "string", "`next` of the page before.")
 
 
@@ -78,12 +77,12 @@ HISTORY = [
     *ENTITY,
     whole("after", "Begin after this version (with `newest_first`: before it)."),
     LIMIT,
-    asked("kind", "array", "Only events of these kinds.", items={"type": "string"}),
+    asked("kind", "array", "Only events of these kinds.", items={"type": "string", "enum": list(What)}),
     asked("newest_first", "boolean", "Backwards."),
 ]
 STATE = [*ENTITY, whole("version", "Which one; none: the present one.")]
 DIFF = [*ENTITY, whole("from", "Before.", is_required=True), whole("to", "After.", is_required=True)]
-EDIT = [*ENTITY, IDEMPOTENT_BY_KEY]
+EDIT = [*ENTITY, IDEMPOTENCY]
 LETTERS = [
     asked("type", "string", "Of entities of this class."),
     asked("key", "string", "Of this one of them."),

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..cluster.codecs import load_codec
 from ..cluster.postgres.sessions import SessionSettings
 from ..cluster.postgres.store import PostgresStore
 from ..entities.definition import Registry
 from ..entities.schema_lock import compare, read_lock, write_lock
+from ..entities.store.encoded import EncodedStore
 from ..entities.store.rows import Loaded
 from ..entities.testing.replay import decode_recording, encode_recording, recorded_runs, replay
 from .database import reach
@@ -26,6 +28,8 @@ class Recorded(NamedTuple):
     namespace: str
     type_name: str
     limit: int
+    codec: str = ""
+    """`module:factory` of what encrypts the namespace."""
 
 
 def check_module(module: str, lock: Path, *, write: bool, force: bool, say: Say) -> None:
@@ -97,5 +101,7 @@ def _recorded(source: Recorded) -> list[Loaded]:
 
 
 async def _read(source: Recorded) -> list[Loaded]:
-    async with PostgresStore(SessionSettings(dsn=source.dsn), namespace=source.namespace) as store:
+    codec = load_codec(source.codec)
+    async with PostgresStore(SessionSettings(dsn=source.dsn), namespace=source.namespace) as plain:
+        store = plain if codec is None else EncodedStore(plain, codec, namespace=source.namespace)
         return [loaded async for loaded in recorded_runs(store, source.type_name, limit=source.limit)]

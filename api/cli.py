@@ -14,12 +14,14 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import SettingsError
 
-from .commands.options import Output
+from .commands.options import Output, Yes
 from .commands.output import Format
 from .commands.register import add_verbs
 from .failures import Exit, Failure, failure_of
 from .settings import PREFIX, Settings, unknown_variables
+from .variables import origin
 
 app = typer.Typer(
     name="perdure",
@@ -123,7 +125,7 @@ def replay(
 
         settings = _settings(dsn=dsn, namespace=namespace)
         address = "" if file is not None else _needed(settings)
-        source = Recorded(file, address, settings.namespace, type_name, limit)
+        source = Recorded(file, address, settings.namespace, type_name, limit, settings.codec)
         replay_module(module, source, export=export, say=_say)
 
     _guarded(work, debug=debug)
@@ -161,6 +163,46 @@ def db_check(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> 
         settings = _settings(dsn=dsn, namespace=namespace)
         check_database(_needed(settings), settings.namespace)
         _say(f"namespace {settings.namespace!r} is in order")
+
+    _guarded(work, debug=debug)
+
+
+@db.command("verify")
+def db_verify(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> None:
+    """Look for rows that are not as they were written. Reads everything once; exit code 5 if there are any.
+
+    Example: perdure db verify
+    """
+
+    def work() -> None:
+        from .commands import damage  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        _say(damage.verify(_needed(settings), settings.namespace))
+
+    _guarded(work, debug=debug)
+
+
+@db.command("accept")
+def db_accept(
+    entity: Annotated[str, typer.Argument(help="Type/key, for example Order/order-42.", show_default=False)] = "",
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All entities: after a move to other hardware.")] = False,
+    yes: Yes = False,
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    debug: Debug = False,
+) -> None:
+    """Take damaged rows, or rows that were changed by hand, for right as they are.
+
+    Example: perdure db accept Order/order-42 --yes
+    """
+
+    def work() -> None:
+        from .commands import damage  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        _say(damage.accept_rows(_needed(settings), settings.namespace, entity, everything=everything, yes=yes))
 
     _guarded(work, debug=debug)
 
@@ -246,15 +288,24 @@ def doctor(
 def _settings(*, dsn: str, namespace: str, **changes: Any) -> Settings:
     """The environment's settings, with what the command line says on top. Raises Failure."""
     if dsn:
+        from ..cluster.postgres.names import has_password  # noqa: PLC0415 - the driver is needed by few verbs
+
         changes["dsn"] = SecretStr(dsn)
+        if has_password(dsn):
+            typer.echo(
+                "warning: others on this machine can read the password in --dsn; set PERDURE_DSN instead", err=True
+            )
     if namespace:
         changes["namespace"] = namespace
     try:
         return Settings(**changes)
+    except SettingsError as error:  # what should be JSON is none; its text names the field and shows no value
+        raise Failure("bad_setting", f"{' '.join(str(error).split())} (it is JSON)", Exit.USAGE) from None
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[0]
         name = PREFIX + "_".join(str(part) for part in found["loc"][:1]).upper()
-        raise Failure("bad_setting", f"{name}: {found['msg']}", Exit.USAGE) from None
+        place = origin(name, os.environ, Path(".env"))
+        raise Failure("bad_setting", f"{name}{place}: {found['msg']}", Exit.USAGE) from None
 
 
 def _needed(settings: Settings) -> str:

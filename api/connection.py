@@ -48,6 +48,7 @@ def lifespan(
                     dsn or chosen.dsn.get_secret_value(),
                     namespace or chosen.namespace,
                     ray_address=ray_address or chosen.ray_address or None,
+                    codec=chosen.codec,
                 )
             )
             state = dict(await stack.enter_async_context(inner(app)) or {}) if inner is not None else {}
@@ -65,7 +66,9 @@ class Link(NamedTuple):
 
 
 @asynccontextmanager
-async def connection(dsn: str, namespace: str, *, ray_address: str | None = None) -> AsyncGenerator[Link]:
+async def connection(
+    dsn: str, namespace: str, *, ray_address: str | None = None, codec: str = ""
+) -> AsyncGenerator[Link]:
     """A client as the process's ambient one, closed at the end. Raises StartRefused."""
     if not dsn:
         raise StartRefused(
@@ -73,7 +76,7 @@ async def connection(dsn: str, namespace: str, *, ray_address: str | None = None
         )
     from ..cluster.connect import connect  # noqa: PLC0415 - importing Ray takes a second, and not everybody connects
 
-    client = await connect(dsn=dsn, namespace=namespace, ray_address=ray_address)
+    client = await connect(dsn=dsn, namespace=namespace, ray_address=ray_address, codec=codec)
     probe = Probe(dsn, namespace)
     try:
         yield Link(client, probe)

@@ -74,7 +74,9 @@ async def _run(options: Options, target: Target, listener: socket.socket, say: S
         await interrupts.uninterrupted(asyncio.to_thread(upgrade_database, dsn, settings.namespace))
         await stack.enter_async_context(_ray(interrupts))
         await stack.enter_async_context(_hosts(options, target, dsn, interrupts))
-        await interrupts.uninterrupted(stack.enter_async_context(connection(dsn, settings.namespace)))
+        await interrupts.uninterrupted(
+            stack.enter_async_context(connection(dsn, settings.namespace, codec=settings.codec))
+        )
         app = target.app or create_app(target.registry, settings=settings)
         url = await interrupts.uninterrupted(stack.enter_async_context(serving(app, settings, listener=listener)))
         say(_summary(options, target, url=url, dsn=dsn, seconds=time.monotonic() - started))
@@ -196,6 +198,7 @@ async def _hosts(options: Options, target: Target, dsn: str, interrupts: Interru
                 entities=target.registry.names(),
                 hosts=options.hosts,
                 environment={"PYTHONPATH": os.environ["PYTHONPATH"]},
+                codec=options.settings.codec,
                 release=_release(),
             )
         )

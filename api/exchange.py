@@ -13,7 +13,9 @@ from ..entities.ids import EntityId, SendClock, check_key, keyed_message_id, new
 from ..entities.mailbox import Mailbox
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from ..entities.signature import Signature
+from .authorise import operator_of, permit_of
 from .operations import Action, Operation
+from .presence import CallerGoneError, while_present
 from .problems import RETRY_AFTER_S, TABLE, Refused, is_private, problem, row_of
 from .query_string import arguments_of, takes_timeout
 from .repair import act_from
@@ -26,6 +28,8 @@ STATE = "perdure"
 _JSON = "application/json"
 
 REASON_CHARS_MAX = 1_000
+CALLER_GONE = 499
+"""Nobody reads it; it is what proxies write into their logs."""
 
 
 async def _terminate(reason: str = "") -> None: ...
@@ -97,21 +101,28 @@ class _Exchange:
             options="restart" if operation.action is Action.START and read_flag(self._request, "restart") else "",
         )
         try:
-            reply = await deliver(caller, envelope, timeout_s=wishes.wait_s)
+            delivery = deliver(caller, envelope, timeout_s=wishes.wait_s)
+            is_long = operation.action is Action.RESULT or wishes.wait_s > self._settings.call_wait_s
+            reply = await (while_present(self._request, delivery) if is_long else delivery)
         except CallTimeout as error:
             return self._no_answer(error, key)
+        except CallerGoneError:
+            return Response(status_code=CALLER_GONE)
         return self._response(reply, key)
 
     async def _arguments(self) -> bytes:
         """Checked, and written exactly as a Python caller's would be: equal input is equal whoever sends it."""
         operation = self._operation
         match operation.action:
-            case Action.RESULT | Action.CANCEL | Action.OPERATIONS:
+            case Action.RESULT | Action.OPERATIONS:
                 return b"{}"
+            case Action.CANCEL:
+                operator = self._operator("")
+                return encode_json({"operator": operator}) if operator else b"{}"
             case action if action.is_repair:
                 assert isinstance(operation.member, Method)
                 body = await read_json(self._request, self._settings, default=b"{}")
-                return act_from(action, operation.member, body)
+                return act_from(action, operation.member, body, self._operator)
             case Action.QUERY if operation.method == "GET":
                 return arguments_of(operation, self._request)
             case Action.TERMINATE:
@@ -124,11 +135,16 @@ class _Exchange:
                 assert not isinstance(operation.member, Mailbox)
                 signature = operation.member.signature
                 body = await read_json(self._request, self._settings, default=b"{}")
-                return signature.dump_arguments((), signature.load_arguments(body))
+                return signature.dump_arguments((), signature.load_arguments(body, is_foreign=True))
 
     async def _reason(self) -> bytes:
         body = await read_json(self._request, self._settings, default=b"{}")
-        return encode_json({"reason": TERMINATION.load_arguments(body).get("reason", "")[:REASON_CHARS_MAX]})
+        words = {"reason": TERMINATION.load_arguments(body).get("reason", "")[:REASON_CHARS_MAX]}
+        operator = self._operator("")
+        return encode_json(words | {"operator": operator} if operator else words)
+
+    def _operator(self, said: str) -> str:
+        return operator_of(permit_of(self._request, self._settings).principal, said)
 
     def _response(self, reply: Reply, key: str) -> Response:
         match reply.status:

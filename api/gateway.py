@@ -10,11 +10,14 @@ from fastapi.responses import JSONResponse
 
 from ..entities.definition import Registry
 from ..entities.entity import Entity
-from .access import Guard
+from .access import OPEN_PATHS, Authenticator, Guard
 from .activities import activity_router
 from .archive import archive_routes
+from .authorise import Authoriser
 from .connection import lifespan
 from .health import health_router
+from .limits import Limits
+from .openapi_security import declare_security
 from .problems import DOCS, error_page, install
 from .routes import ENTITIES, direct_routes, gateway_router
 from .settings import Settings
@@ -31,12 +34,18 @@ def create_app(
     settings: Settings | None = None,
     title: str = "Perdure",
     inner: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None,
+    authenticator: Authenticator | None = None,
+    authoriser: Authoriser | None = None,
 ) -> FastAPI:
-    """A FastAPI application that serves these classes below `/entities`.
+    """A FastAPI application that serves these classes below `/entities`, except for their private members.
 
-    Without API keys (`PERDURE_API_KEYS`) it answers loopback callers only, however it is served.
+    Without credentials (`PERDURE_API_KEYS`, `PERDURE_CLIENTS`, `PERDURE_JWT`, an authenticator) it answers loopback
+    callers only, however it is served. authenticator: who sent a request, if you know; authoriser: whether it may do
+    what it asks (both: docs/security.md).
     """
     chosen = settings or Settings()
+    if namespace is not None:
+        chosen = chosen.model_copy(update={"namespace": namespace})
     registry = entities if isinstance(entities, Registry) else Registry(entities)
     app = FastAPI(
         title=title,
@@ -55,8 +64,12 @@ def create_app(
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.include_router(activity_router(settings=chosen))
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
-    app.add_middleware(Guard, settings=chosen)
+    app.add_middleware(Guard, settings=chosen, authenticator=authenticator, authoriser=authoriser)
+    if chosen.has_credentials or authenticator is not None:
+        declare_security(app, open_paths=OPEN_PATHS)
+    app.add_middleware(Limits, settings=chosen)  # the outermost: it is the cheapest
     app.state.is_guarded = True
+    app.state.has_authenticator = authenticator is not None
     return app
 
 

@@ -3,21 +3,24 @@
 import inspect
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, create_model
 
 from ..entities.calls import IDEMPOTENCY_KEY_MAX
-from ..entities.descriptors import Query
+from ..entities.descriptors import Method, Query
 from ..entities.ids import KEY_BYTES_MAX
 from ..entities.mailbox import Mailbox
 from ..entities.operate import RunOperations, WaitingOperation
 from .operations import Action, Operation
-from .problems import MEDIA_TYPE
-from .repair import BODIES, Applied, needs_body
+from .problems import PROBLEM
+from .repair import BODIES, Applied, Restart, needs_body
+from .requests import DELAY_MAX_S
 from .schemas import arguments_type, has_schema, item_type, parameters, query_parameters, result_type
 
 
 class Termination(BaseModel):
     """Why a run is terminated."""
+
+    model_config = ConfigDict(extra="forbid")
 
     reason: str = ""
 
@@ -42,18 +45,24 @@ class StillRunning(BaseModel):
     waited_s: float
 
 
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
 KEY: dict[str, Any] = {
     "name": "key",
     "in": "path",
     "required": True,
     "description": "The entity's key, percent-encoded (`/` as `%2F`).",
-    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX},
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": KEY_BYTES_MAX,  # counted in characters here, in bytes of UTF-8 by the gateway
+        "pattern": rf"^[^\S{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$",
+    },
 }
-_IDEMPOTENCY: dict[str, Any] = {
+IDEMPOTENCY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Repeats with this key get the first outcome. Taken literally.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX},
+    "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 _PREFER: dict[str, Any] = {
     "name": "Prefer",
@@ -75,47 +84,13 @@ _DELAY: dict[str, Any] = {
     "name": "delay",
     "in": "query",
     "description": "With `Prefer: respond-async`: deliver not before this many seconds from now.",
-    "schema": {"type": "number", "minimum": 0},
+    "schema": {"type": "number", "minimum": 0, "maximum": DELAY_MAX_S},
 }
 _RESTART: dict[str, Any] = {
     "name": "restart",
     "in": "query",
     "description": "Start a new run if the last one has ended, whatever its input was.",
     "schema": {"type": "boolean"},
-}
-PROBLEM: dict[str, Any] = {
-    "description": "A problem (RFC 9457)",
-    "content": {
-        MEDIA_TYPE: {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "detail", "code", "request_id"],
-                "properties": {
-                    "type": {"type": "string", "description": "A page that explains the code."},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                    "instance": {"type": "string"},
-                    "code": {"type": "string"},
-                    "request_id": {"type": "string"},
-                    "entity": {"type": "string"},
-                    "version": {"type": "integer"},
-                    "retry_after": {"type": "integer"},
-                    "errors": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "properties": {
-                                "field": {"type": "string"},
-                                "message": {"type": "string"},
-                                "pointer": {"type": "string"},
-                            },
-                        },
-                    },
-                },
-            }
-        }
-    },
 }
 _VERSION = {
     "Perdure-Version": {
@@ -157,6 +132,8 @@ def documented_body(operation: Operation) -> Any:
         return None
     if operation.action is Action.TERMINATE:
         return Termination
+    if operation.action is Action.RESTART:
+        return _restart(operation)
     if operation.action.is_repair:
         return BODIES[operation.action]
     body: Any
@@ -165,9 +142,22 @@ def documented_body(operation: Operation) -> Any:
     elif not parameters(member):
         return None
     else:
-        title = "".join(part.capitalize() for part in operation.name.split("_"))
-        body = arguments_type(member, f"{definition.name}{title}Arguments")
+        body = arguments_type(member, f"{definition.name}{_camel(operation.name)}Arguments")
     return body if has_schema(body, is_result=False) else dict[str, Any]
+
+
+def _restart(operation: Operation) -> Any:
+    """`Restart` with the arguments of this workflow."""
+    assert isinstance(operation.member, Method)
+    name = f"{operation.definition.name}{_camel(operation.name)}"
+    arguments = arguments_type(operation.member, f"{name}Arguments")
+    if not has_schema(arguments, is_result=False):
+        return Restart
+    return create_model(f"{name}Restart", __base__=Restart, arguments=(arguments | None, None))
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def documentation(operation: Operation) -> dict[str, Any]:
@@ -197,7 +187,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     found = [KEY]
     match operation.action:
         case Action.CALL:
-            found += [_IDEMPOTENCY, _PREFER_ASYNC, _TIMEOUT, _DELAY]
+            found += [IDEMPOTENCY, _PREFER_ASYNC, _TIMEOUT, _DELAY]
         case Action.QUERY:
             names: set[str] = set()
             if operation.method == "GET":
@@ -207,11 +197,11 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
                     names.add(name)
             found += [_PREFER] if "timeout" in names else [_PREFER, _TIMEOUT]
         case Action.START:
-            found += [_IDEMPOTENCY, _PREFER, _TIMEOUT, _RESTART]
+            found += [IDEMPOTENCY, _PREFER, _TIMEOUT, _RESTART]
         case Action.RESULT | Action.OPERATIONS:
             found += [_PREFER, _TIMEOUT]
         case _:
-            found += [_IDEMPOTENCY, _PREFER, _TIMEOUT]
+            found += [IDEMPOTENCY, _PREFER, _TIMEOUT]
     return found
 
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from ..entities.engine.loops import CallTooDeep, MessageLoop
 from ..entities.errors import (
     ActivityFailed,
     ActivityHostLost,
@@ -28,6 +29,7 @@ from ..entities.errors import (
     CallCycle,
     CallTimeout,
     Conflict,
+    DamagedRow,
     DefinitionError,
     DurableAwaitInHandler,
     EntityExists,
@@ -53,6 +55,7 @@ from ..entities.errors import (
     OperationSettled,
     OutcomeUnknown,
     PayloadTooLarge,
+    PayloadUnreadable,
     PerdureError,
     ReadOnlyViolation,
     Rejected,
@@ -81,6 +84,41 @@ from ..entities.store.port import HostFenced, StoreUnavailable, WriteConflict
 
 MEDIA_TYPE = "application/problem+json"
 DOCS = "/docs/errors"
+PROBLEM: dict[str, Any] = {
+    "description": "A problem (RFC 9457)",
+    "content": {
+        MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail", "code", "request_id"],
+                "properties": {
+                    "type": {"type": "string", "description": "A page that explains the code."},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "instance": {"type": "string"},
+                    "code": {"type": "string"},
+                    "request_id": {"type": "string"},
+                    "entity": {"type": "string"},
+                    "version": {"type": "integer"},
+                    "retry_after": {"type": "integer"},
+                    "errors": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "field": {"type": "string"},
+                                "message": {"type": "string"},
+                                "pointer": {"type": "string"},
+                            },
+                        },
+                    },
+                },
+            }
+        }
+    },
+}
+"""What OpenAPI says about every error."""
 RETRY_AFTER_S = 1
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -138,8 +176,12 @@ TABLE: dict[type[PerdureError], Row] = {
     TransactionConflict: Row(409, "The transaction conflicts with another change", RETRY_AFTER_S),
     OperationSettled: Row(409, "The operation has its outcome"),
     CallCycle: Row(409, "The call would wait for itself"),
+    CallTooDeep: Row(422, "Too many runs would wait for one another"),
+    MessageLoop: Row(422, "The entities send to each other without end"),
     RunParked: Row(423, "The run is parked until its code is fixed"),
     EntityParked: Row(423, "The entity is parked until its code is fixed"),
+    PayloadUnreadable: Row(423, "The entity is parked until its payloads can be read"),
+    DamagedRow: Row(423, "A stored row is damaged"),
     # Nothing was applied; later it may be
     Unavailable: Row(503, "Not available now", RETRY_AFTER_S),
     Busy: Row(429, "Too much is waiting", RETRY_AFTER_S),
@@ -190,10 +232,18 @@ OWN_CODES: dict[str, str] = {
     "payload_too_large": "The body is larger than the limit.",
     "body_timeout": "The body did not arrive in time.",
     "bad_idempotency_key": "The header `Idempotency-Key` is empty, too long, not ASCII, or given twice.",
+    "headers_too_large": "The path, the query string and the headers are together larger than 32 kB.",
+    "head_timeout": "The head of the request did not arrive in time; the connection is closed.",
+    "too_many_requests": "The gateway has as many requests under way as it may; nothing was accepted, try again.",
+    "bad_request": "The request can be read in two ways (the length of its body is told twice).",
+    "bad_cursor": "`after` is no cursor of this list, or one of a search with other conditions; begin anew.",
+    "precondition_unsupported": "`If-Match` and its kin are not evaluated; the request was not applied.",
     "bad_preference": "The header `Prefer` cannot be applied here.",
     "bad_path": "The path cannot be read without doubt; percent-encode the key.",
-    "unauthorized": "A valid API key is missing: `Authorization: Bearer <key>`.",
-    "forbidden_host": "A gateway without API keys answers only callers on the same machine.",
+    "unauthorized": "A valid credential is missing: `Authorization: Bearer <API key or token>`.",
+    "forbidden": "The credential has no grant for this, or is for another namespace.",
+    "forbidden_host": "A gateway without credentials answers only callers on the same machine.",
+    "keys_unavailable": "The keys of the identity provider could not be fetched, so no token can be checked now.",
     "not_found": "There is nothing at this path.",
     "method_not_allowed": "The path exists, the method does not; the header `Allow` lists those that do.",
     "http_error": "Any other HTTP error.",
@@ -336,6 +386,7 @@ def install(app: FastAPI, *, show_errors: bool = False, every_error: bool = Fals
     app.add_exception_handler(PerdureError, on_error)
     app.add_exception_handler(Refused, on_error)
     if every_error:
+        app.router.responses.setdefault("default", PROBLEM)  # of routes that are declared from now on
         app.add_exception_handler(HTTPException, _on_http_error)
         app.add_exception_handler(RequestValidationError, _on_validation_error)
         app.add_exception_handler(Exception, _on_bug)

@@ -3,6 +3,7 @@
 `run` (workflow)   GET /{key}/run/operations; POST /{key}/run/pause, resume, retry, complete, fail, restart, rerun
 """
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ B = TypeVar("B", bound=BaseModel)
 
 
 class Why(BaseModel):
-    """Who does it, and why: kept in the history."""
+    """Who does it, and why: kept in the history. A credential's subject takes the place of `operator`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -106,8 +107,11 @@ def needs_body(action: Action) -> bool:
     return any(field.is_required() for field in BODIES[action].model_fields.values())
 
 
-def act_from(action: Action, method: Method[Any, Any], body: bytes) -> bytes:
-    """The arguments of the message. Raises InvalidArguments, PayloadTooLarge."""
+def act_from(action: Action, method: Method[Any, Any], body: bytes, operator: Callable[[str], str]) -> bytes:
+    """The arguments of the message. `operator`: from who the body says it is to who it is.
+
+    Raises InvalidArguments, PayloadTooLarge.
+    """
     asked = read_body(BODIES[action], body)
     more: dict[str, Any] = {}
     match asked:
@@ -118,13 +122,13 @@ def act_from(action: Action, method: Method[Any, Any], body: bytes) -> bytes:
         case OperationChoice():
             more = {"operation": asked.operation}
         case Restart() if asked.arguments is not None:
-            arguments = method.signature.load_arguments(encode_json(asked.arguments))
+            arguments = method.signature.load_arguments(encode_json(asked.arguments), is_foreign=True)
             more = {"value": msgspec.Raw(method.signature.dump_arguments((), arguments))}
         case Rerun():
             more = {"operation": asked.from_operation, "keep_state": asked.keep_state}
         case _:
             pass
-    return encode_json(Act(ActKind(action.value), operator=asked.operator, reason=asked.reason, **more))
+    return encode_json(Act(ActKind(action.value), operator=operator(asked.operator), reason=asked.reason, **more))
 
 
 def read_body(model: type[B], body: bytes) -> B:

@@ -97,6 +97,13 @@ def read_wishes(request: Request, settings: Settings, *, own_timeout: bool = Tru
     Raises Refused, InvalidArguments.
     """
     headers = request.headers
+    if "if-match" in headers:
+        raise Refused(
+            400,
+            "precondition_unsupported",
+            "`If-Match` is not evaluated here, so the request was not applied; a handler can compare what it must, and "
+            "an edit takes `expected_version`",
+        )
     wait_s: float | None = None
     is_async = False
     if "prefer" in headers:
@@ -112,7 +119,7 @@ def read_wishes(request: Request, settings: Settings, *, own_timeout: bool = Tru
     return Wishes(
         wait_s=settings.call_wait_s if wait_s is None else max(WAIT_MIN_S, min(wait_s, settings.call_wait_max_s)),
         is_async=is_async,
-        idempotency_key=_idempotency_key(request) if "idempotency-key" in headers else "",
+        idempotency_key=read_idempotency_key(request) if "idempotency-key" in headers else "",
         trace=trace if _TRACE.fullmatch(trace) else "",
     )
 
@@ -156,8 +163,11 @@ def _wrong(name: str, message: str) -> InvalidArguments:
     return InvalidArguments(message, errors=[{"field": name, "message": message}])
 
 
-def _idempotency_key(request: Request) -> str:
+def read_idempotency_key(request: Request) -> str:
+    """The header `Idempotency-Key`; empty if there is none. Raises Refused."""
     values = request.headers.getlist("idempotency-key")
+    if not values:
+        return ""
     key = values[0]
     if len(values) > 1 or not 0 < len(key) <= IDEMPOTENCY_KEY_MAX or not key.isascii() or not key.isprintable():
         problem = f"it is given {len(values)} times" if len(values) > 1 else f"not {key[:40]!r}"

@@ -6,7 +6,7 @@ routes by the path as it was sent wherever that makes a difference.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from enum import Enum
 from typing import Annotated, Any
 from urllib.parse import quote, unquote_to_bytes
@@ -24,9 +24,11 @@ from ..entities.entity import Entity
 from ..entities.errors import PerdureError
 from ..entities.ids import KEY_BYTES_MAX
 from .archive_openapi import TYPE, described
+from .authorise import permit, permit_of
 from .exchange import answer
 from .openapi import KEY, documentation, documented_body
-from .operations import Operation, Operations, find_type
+from .operations import Operation, Operations, find_type, right_for
+from .principal import Asked
 from .problems import Refused, instance, problem
 from .settings import Settings
 
@@ -126,6 +128,7 @@ def entity_router(
     cls: type[Entity],
     *,
     prefix: str = "",
+    only: Collection[str] | None = None,
     tags: Sequence[str | Enum] | None = None,
     dependencies: Sequence[Depends] | None = None,
     settings: Settings | None = None,
@@ -133,12 +136,14 @@ def entity_router(
 ) -> APIRouter:
     """A router with one route for everything that `cls` can do, described in OpenAPI with its own schemas.
 
+    `only`: names of the members that it serves; none: all but the private ones. Raises UnknownHandler, DefinitionError.
+
     `app.include_router(entity_router(Order), prefix="/orders")`. Requests take one route whatever the number of
     handlers; the others are there to be described. Errors are answered as problems, whether or not
     `install(app)` was called. A name that the class does not have gets a problem that lists what it has, unless some
     other route of the application takes the path.
     """
-    operations = Operations(EntityDefinition(cls))
+    operations = Operations(EntityDefinition(cls), only)
     limits = settings or Settings()
     router = _router(prefix, [operations.definition.name] if tags is None else tags, dependencies)
     route_class = _member_route(operations)
@@ -180,10 +185,17 @@ def gateway_router(
     dispatch = _dispatch(registry, by_type, limits)
     for path in _MEMBER_PATHS:
         router.add_api_route("/{type}" + path, dispatch, methods=_METHODS, include_in_schema=False)
-    router.add_api_route("", _describe_all(registry), methods=["GET"], summary="Entity types", tags=["entities"])
+    router.add_api_route(
+        "",
+        _describe_all(registry, by_type, limits),
+        methods=["GET"],
+        summary="Entity types",
+        tags=["entities"],
+        **described([]),
+    )
     router.add_api_route(
         "/{type}/{key:entity_key}",
-        _describe_one(registry, by_type),
+        _describe_one(registry, by_type, limits),
         methods=["GET"],
         summary="What an entity can do",
         tags=["entities"],
@@ -212,6 +224,7 @@ def _dispatch(registry: Registry, by_type: dict[str, Operations], settings: Sett
     async def dispatch(request: Request) -> Response:
         try:
             parameters = request.path_params
+            await _permit(request, settings, parameters["type"], by_type.get(parameters["type"]))
             definition = find_type(registry, parameters["type"])
             operation = by_type[definition.name].find(_operation_path(parameters), request.method)
             key = path_key(request)
@@ -220,6 +233,13 @@ def _dispatch(registry: Registry, by_type: dict[str, Operations], settings: Sett
         return await answer(request, operation, key, settings)
 
     return dispatch
+
+
+async def _permit(request: Request, settings: Settings, type_name: str, operations: Operations | None) -> None:
+    """Before anything is looked up: who may not, does not learn what there is. Raises Refused."""
+    path, method = _operation_path(request.path_params), request.method
+    right = right_for(path, method) if operations is None else operations.right_for(path, method)
+    await permit(request, settings, right, type_name, path.partition("/")[0], request.path_params["key"])
 
 
 def _router(prefix: str, tags: Sequence[str | Enum] | None, dependencies: Sequence[Depends] | None) -> APIRouter:
@@ -253,6 +273,7 @@ def _described(operation: Operation) -> Endpoint:
 def _find_in(operations: Operations, settings: Settings) -> Endpoint:
     async def dispatch(request: Request) -> Response:
         try:
+            await _permit(request, settings, operations.definition.name, operations)
             operation = operations.find(_operation_path(request.path_params), request.method)
             key = path_key(request)
         except (PerdureError, Refused) as error:
@@ -262,17 +283,26 @@ def _find_in(operations: Operations, settings: Settings) -> Endpoint:
     return dispatch
 
 
-def _describe_all(registry: Registry) -> Endpoint:
-    async def describe() -> dict[str, Any]:
-        return {"types": [_summary(definition) for definition in registry]}
+def _describe_all(registry: Registry, by_type: dict[str, Operations], settings: Settings) -> Endpoint:
+    async def describe(request: Request) -> Any:
+        try:
+            found = permit_of(request, settings)
+        except Refused as error:
+            return problem(error, request)
+        seen = [one for one in registry if found.principal.may_see(found.namespace, one.name)]
+        return {"types": [_summary(definition, by_type[definition.name]) for definition in seen]}
 
     return describe
 
 
-def _describe_one(registry: Registry, by_type: dict[str, Operations]) -> Endpoint:
+def _describe_one(registry: Registry, by_type: dict[str, Operations], settings: Settings) -> Endpoint:
     async def describe(request: Request) -> Any:
+        type_name = request.path_params["type"]
         try:
-            definition = find_type(registry, request.path_params["type"])
+            found = permit_of(request, settings)
+            if not found.principal.may_see(found.namespace, type_name):
+                raise Refused(403, "forbidden", f"{found.principal.subject} has no grant for {type_name[:80]}")
+            definition = find_type(registry, type_name)
             key = path_key(request)
         except (PerdureError, Refused) as error:
             return problem(error, request)
@@ -285,19 +315,25 @@ def _describe_one(registry: Registry, by_type: dict[str, Operations]) -> Endpoin
                 "path": f"{here}/{operation.path}",
             }
             for operation in by_type[definition.name]
+            if await found.allows(Asked(found.namespace, type_name, operation.name, key, operation.right))
         ]
-        return _summary(definition) | {"key": key, "key_bytes_max": KEY_BYTES_MAX, "operations": operations}
+        return _summary(definition, by_type[definition.name]) | {
+            "key": key,
+            "key_bytes_max": KEY_BYTES_MAX,
+            "operations": operations,
+        }
 
     return describe
 
 
-def _summary(definition: EntityDefinition) -> dict[str, Any]:
+def _summary(definition: EntityDefinition, operations: Operations) -> dict[str, Any]:
+    served = operations.names
     return {
         "type": definition.name,
         "description": inspect.getdoc(definition.cls) if definition.cls.__doc__ else None,
-        "handlers": list(definition.handlers),
-        "queries": list(definition.queries),
-        "workflows": list(definition.workflows),
-        "mailboxes": list(definition.mailboxes),
+        "handlers": [name for name in definition.handlers if name in served],
+        "queries": [name for name in definition.queries if name in served],
+        "workflows": [name for name in definition.workflows if name in served],
+        "mailboxes": [name for name in definition.mailboxes if name in served],
         "state": definition.cls.model_json_schema(mode="serialization"),
     }

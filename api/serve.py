@@ -11,8 +11,11 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..cluster.loopback import is_loopback
 from ..entities.errors import StartRefused
-from .access import Guard, is_loopback
+from .access import Guard
+from .limits import HEADER_BYTES_MAX, Limits
+from .protocol import BoundedHeadProtocol
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,9 +36,9 @@ class InsecureBind(StartRefused):
     code = "insecure_bind"
 
 
-def check_binding(settings: Settings) -> None:
-    """Raise InsecureBind for an address beyond this machine without API keys."""
-    if is_loopback(settings.host) or settings.api_keys or settings.insecure_bind:
+def check_binding(settings: Settings, *, is_locked: bool = False) -> None:
+    """Raise InsecureBind for an address beyond this machine without credentials. is_locked: something else asks."""
+    if is_loopback(settings.host) or settings.has_credentials or settings.insecure_bind or is_locked:
         return
     raise InsecureBind(
         f"the address {settings.host} can be reached by others and no API key is set. Set PERDURE_API_KEYS, use "
@@ -114,14 +117,16 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
     At the end: no new connections, open responses finish (5 s at most), the application's lifespan ends. Raises
     InsecureBind, AddressRefused, and whatever the application's start-up raises.
     """
-    check_binding(settings)
+    state = getattr(app, "state", None)
+    check_binding(settings, is_locked=bool(getattr(state, "has_authenticator", False)))
     listener = listener or bind(settings.host, settings.port)
-    is_guarded = bool(getattr(getattr(app, "state", None), "is_guarded", False))
-    startup = _Startup(app if is_guarded else Guard(app, settings))
+    is_guarded = bool(getattr(state, "is_guarded", False))
+    startup = _Startup(app if is_guarded else Limits(Guard(app, settings), settings))
     server = _Server(
         uvicorn.Config(
             startup,
-            http="h11",  # bounds the headers; httptools, which uvicorn prefers where it is installed, does not
+            http=BoundedHeadProtocol,  # httptools, which uvicorn prefers where it is installed, bounds no headers
+            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
             lifespan="on",
             access_log=False,
             log_level="error",

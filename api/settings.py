@@ -3,17 +3,23 @@
 Nothing here is needed for development. Secrets are `SecretStr`, so that no log, traceback or repr shows them.
 """
 
-import difflib
 import os
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ..entities.encryption import VARIABLES as ENCRYPTION_VARIABLES
 from ..entities.signature import PAYLOAD_BYTES_MAX
+from .api_keys import ApiClient, check_key_text, check_subject
+from .jwt_settings import JwtSettings
+from .principal import grants_of
+from .variables import environment_warnings, file_warnings
 
-API_KEY_CHARS_MIN = 16
 PREFIX = "PERDURE_"
+WAIT_S_MAX = 86_400.0
+"""No request is worth keeping open for longer."""
 URL, API_KEY = "PERDURE_URL", "PERDURE_API_KEY"
 """The command line's: which gateway its verbs talk to, and with which key."""
 
@@ -21,32 +27,44 @@ URL, API_KEY = "PERDURE_URL", "PERDURE_API_KEY"
 class Settings(BaseSettings):
     """What a gateway needs to know. Arguments win over the environment, the environment over a `.env` file."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     dsn: SecretStr = SecretStr("")
     """Postgres. Empty: `perdure dev` brings its own, everything else refuses to start."""
     namespace: str = "perdure"
     """One Postgres schema, one set of hosts."""
+    codec: str = ""
+    """What encrypts payloads, as `module:factory` (docs/encryption.md). Empty: nothing does."""
     ray_address: str = ""
     """Ray cluster to join. Empty: one of this machine's own, which ends with the process."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Comma-separated; any of them opens the gateway (two at a time while one is being replaced). Write a key as
+    """Comma-separated; each of them may do everything (two at a time while one is being replaced). Write a key as
     `sha256:<hex of its SHA-256>` to keep the key itself out of the environment."""
+    clients: dict[str, ApiClient] = {}
+    """By name: programs with keys and grants of their own, as JSON."""
+    roles: dict[str, tuple[str, ...]] = {}
+    """By name: grants that clients and tokens get by a role, as JSON."""
+    jwt: JwtSettings | None = None
+    """Tokens of an identity provider, as JSON."""
     insecure_bind: bool = False
-    """Allow an address that others can reach although there are no API keys."""
+    """Allow an address that others can reach although there are no credentials."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Host names that are accepted beside the loopback ones where there are no API keys."""
+    """Host names that are accepted beside the loopback ones where there are no credentials."""
 
     body_bytes_max: int = Field(default=PAYLOAD_BYTES_MAX, ge=1_024)
-    body_timeout_s: float = Field(default=30.0, gt=0)
+    body_timeout_s: float = Field(default=30.0, gt=0, le=WAIT_S_MAX)
     """A request body that has not arrived by then is refused."""
-    call_wait_s: float = Field(default=30.0, gt=0)
+    call_wait_s: float = Field(default=30.0, gt=0, le=WAIT_S_MAX)
     """How long a request waits for its answer if it does not say."""
-    call_wait_max_s: float = Field(default=300.0, gt=0)
+    call_wait_max_s: float = Field(default=300.0, gt=0, le=WAIT_S_MAX)
     """Longer waits are shortened to this."""
+    requests_max: int = Field(default=10_000, ge=1)
+    """Requests that one gateway process answers at a time, those that wait for a result included; more get 429."""
     show_errors: bool = False
     """Whether callers see the text of unexpected exceptions of user code (their class they always see)."""
     docs: bool = True
@@ -60,22 +78,37 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for key in keys:
-            text = key.get_secret_value()
-            if len(text) < API_KEY_CHARS_MIN or not text.isascii() or not text.isprintable() or " " in text:
-                raise ValueError(
-                    f"an API key is {API_KEY_CHARS_MIN} or more ASCII characters without spaces; make one with "
-                    "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
-                )
-        return keys
+        return tuple(map(check_key_text, keys))
+
+    @field_validator("clients")
+    @classmethod
+    def _named(cls, clients: dict[str, ApiClient]) -> dict[str, ApiClient]:
+        for name in clients:
+            check_subject(name)
+        return clients
+
+    @field_validator("roles")
+    @classmethod
+    def _granted(cls, roles: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for texts in roles.values():
+            grants_of(texts)
+        return roles
+
+    @model_validator(mode="after")
+    def _roles_exist(self) -> Self:
+        for name, client in self.clients.items():
+            for role in client.roles:
+                if role not in self.roles:
+                    raise ValueError(f"the client {name!r} has the role {role!r}, which PERDURE_ROLES does not define")
+        return self
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether callers have to show who they are."""
+        return bool(self.api_keys or self.clients or self.jwt)
 
 
 def unknown_variables() -> list[str]:
-    """Warnings for variables with our prefix that mean nothing: most likely a typing error."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {URL, API_KEY}
-    warnings: list[str] = []
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.upper().startswith(PREFIX + "_"):
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            warnings.append(f"{name} means nothing to Perdure" + (f"; did you mean {close[0]}?" if close else ""))
-    return warnings
+    """Warnings for variables, in the environment and in `.env`, that mean nothing: most likely typing errors."""
+    known = frozenset(PREFIX + name.upper() for name in Settings.model_fields) | {URL, API_KEY, *ENCRYPTION_VARIABLES}
+    return [*environment_warnings(os.environ, known, PREFIX), *file_warnings(Path(".env"), known, PREFIX)]

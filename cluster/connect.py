@@ -6,21 +6,28 @@ called from anywhere, any number of times: they only change the targets, and see
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ..entities.client import ambient, set_default
 from ..entities.definition import Registry
 from ..entities.errors import NotConnected, StartRefused, Unavailable
+from ..entities.store.archive import Archive
+from ..entities.store.encoded_archive import EncodedArchive, NoKeys
 from ..entities.store.rows import HostRow
+from ..entities.store.sealing import Sealer
 from .actors import ensure_supervisor, host_connector
 from .addresses import HostAddress, supervisor_actor
 from .allocation import allocate
 from .client import DEFAULT_TIMEOUT_S, Connection
+from .codecs import NO_CODEC, check_change, check_environment, load_codec
+from .exposure import open_ray, plain_postgres
 from .follow import follow_supervisor
 from .postgres.guard import check_server
-from .ray_runtime import Handles, find, is_joined, join, kill, leave, start_local, submit
+from .ray_runtime import Handles, find, gcs_address, is_joined, join, kill, leave, start_local, submit
 from .router import Router
 from .routes import Routes, RouteTable
 from .settings import ClusterSettings
@@ -51,6 +58,8 @@ def join_ray(address: str | None = None) -> bool:
         start_local()
     else:
         join(str(address))
+        if problem := open_ray(gcs_address(), os.environ, Path.home()):
+            log.warning("%s", problem)
     return True
 
 
@@ -63,15 +72,21 @@ async def connect(
     settings: ClusterSettings | None = None,
     default_timeout_s: float = DEFAULT_TIMEOUT_S,
     is_default: bool = True,
+    codec: str = "",
 ) -> Connection:
     """A client of the namespace for this process; the ambient one for `Entity.ref(...)` if `is_default`.
 
-    Raises StartRefused if the database or the namespace is not in order.
+    codec: `module:factory` as the hosts have it, for histories, searches and exports. Without it those of an encrypted
+    namespace show what is stored in the clear. Raises StartRefused if the database, the namespace or the codec is not
+    in order.
     """
+    address = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled, codec=load_codec(codec))
     await check_server(dsn, namespace)
+    if problem := plain_postgres(dsn):
+        log.warning("%s", problem)
     joined = join_ray(ray_address)
     settings = settings or ClusterSettings()
-    store = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled).open()
+    store = address.open()
     routes = Routes.of_store(store)
     router = Router(
         routes=routes,
@@ -91,11 +106,24 @@ async def connect(
             leave()
 
     connection = Connection(
-        router, routes, archive=store.archive(), on_close=on_close, default_timeout_s=default_timeout_s
+        router,
+        routes,
+        archive=await _archive(store, address),
+        on_close=on_close,
+        default_timeout_s=default_timeout_s,
     )
     if is_default:
         set_default(connection)
     return connection
+
+
+async def _archive(store: Store, address: StoreAddress) -> Archive:
+    """For people: without a codec an encrypted namespace shows what is stored in the clear."""
+    targets = Targets.from_json(await store.targets())
+    if address.codec is not None or targets is None or not targets.codec:
+        return store.archive()
+    log.warning("namespace %r is encrypted (codec=%r); payloads cannot be read here", address.namespace, targets.codec)
+    return EncodedArchive(store.archive(), Sealer(NoKeys(), address.namespace))
 
 
 def _is_ambient(connection: Connection) -> bool:
@@ -117,15 +145,18 @@ async def up(
     engine_factory: str = DEFAULT_ENGINE,
     settings: ClusterSettings | None = None,
     environment: dict[str, str] | None = None,
+    codec: str = "",
     release: str = "",
     timeout_s: float = UP_TIMEOUT_S,
 ) -> Targets:
     """Have so many hosts run these entity classes (`module:Class`); returns when they do and every shard is served.
 
-    Hosts that run something else (other classes, settings or `release`) are replaced one by one, without a gap. Raises
-    StartRefused if the database is not in order or hosts cannot start, Unavailable if they do not come up in time; the
-    targets stay, and the supervisor goes on trying.
+    Hosts that run something else (other classes, settings or `release`) are replaced one by one, without a gap. codec:
+    what encrypts payloads, as `module:factory`, called in every host; its keys come from their environment, never from
+    here (docs/encryption.md). Raises StartRefused if the database is not in order or hosts cannot start, Unavailable if
+    they do not come up in time; the targets stay, and the supervisor goes on trying.
     """
+    check_environment(environment or ())
     targets = Targets(
         hosts=hosts,
         entities=tuple(entities),
@@ -133,12 +164,15 @@ async def up(
         engine_factory=engine_factory,
         settings=settings or ClusterSettings(),
         environment=environment or {},
+        codec=codec if codec != NO_CODEC else "",
         release=release,
     )
     await check_server(dsn, namespace)
     join_ray(ray_address)
     store = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled).open()
     try:
+        before = Targets.from_json(await store.targets())
+        check_change(before.codec if before is not None else "", codec)
         await _make_indexes(store, targets.entities)
         await store.set_targets(targets.to_json())
         spec = SupervisorSpec(dsn=dsn, namespace=namespace, is_pooled=is_pooled)

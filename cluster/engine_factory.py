@@ -2,9 +2,11 @@
 
 from functools import partial
 
+from ..entities.codec import check_searchable
 from ..entities.definition import Registry
 from ..entities.engine.engine import Engine, Outlets
 from ..entities.engine.settings import EngineSettings
+from ..entities.store.encoded import EncodedStore
 from .activities import RayActivities
 from .dedicated.actor import start_actor
 from .dedicated.parent import DedicatedActors
@@ -15,8 +17,12 @@ from .settings import ExchangeSettings
 
 def perdure_engine(request: EngineRequest) -> HostedEngine:
     """Imports the application's entity classes. Raises DefinitionError if that fails."""
+    registry = Registry.load(request.entities)
+    if isinstance(request.store, EncodedStore):
+        for definition in registry:
+            check_searchable(request.store.codec, definition)
     engine = Engine(
-        registry=Registry.load(request.entities),
+        registry=registry,
         store=request.store,
         incarnation=request.incarnation,
         shard_count=request.shard_count,

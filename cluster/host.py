@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..entities.client import set_default
 from ..entities.ids import EntityId
@@ -30,6 +30,7 @@ from ..entities.store.port import HostFenced
 from ..entities.store.rows import HostRow, Suspicion
 from .addresses import HostAddress, host_actor
 from .client import Client
+from .codecs import load_codec
 from .exchange import Exchange
 from .hosted import EngineRequest, HostedEngine, Serve, load_factory
 from .lease import Doubts, LeaseTerms
@@ -62,7 +63,7 @@ class HostSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    dsn: str
+    dsn: str = Field(repr=False)
     namespace: str
     is_pooled: bool = False
     incarnation: str
@@ -70,8 +71,13 @@ class HostSpec(BaseModel):
 
     @property
     def address(self) -> StoreAddress:
-        """The namespace's database."""
-        return StoreAddress(dsn=self.dsn, namespace=self.namespace, is_pooled=self.is_pooled)
+        """The namespace's database. Raises StartRefused if there is no codec where there should be one."""
+        return StoreAddress(
+            dsn=self.dsn,
+            namespace=self.namespace,
+            is_pooled=self.is_pooled,
+            codec=load_codec(self.targets.codec),
+        )
 
 
 class Surroundings:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ..entities.ids import EntityId
+from ..entities.messages import decode
 from ..entities.shard import shard_of
 from .ray_runtime import Handles, tell
 from .routes import Routes
@@ -20,12 +21,12 @@ HINTS_MAX = 5_000
 """Hints kept for one host while it is being looked up; the rest are dropped."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[EntityId]).decode
+_entities = msgspec.msgpack.Decoder(list[EntityId])
 
 
 def decode_entities(data: bytes) -> list[EntityId]:
     """What `wake` was sent. Raises msgspec.DecodeError on anything else."""
-    return _decode(data)
+    return decode(_entities, data)
 
 
 class Peers:

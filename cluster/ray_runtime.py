@@ -69,6 +69,11 @@ def join(address: str) -> None:
     ray.init(address=address, namespace=RAY_NAMESPACE, log_to_driver=False, configure_logging=False)
 
 
+def gcs_address() -> str:
+    """`host:port` of the cluster that this process has joined."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def is_joined() -> bool:
     """Whether this process belongs to a Ray cluster (a driver that joined, or a worker)."""
     return bool(ray.is_initialized())

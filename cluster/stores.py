@@ -1,9 +1,11 @@
 """How the cluster's processes open the store: which sessions serve what, and how long each may wait."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..entities.codec import PayloadCodec
 from ..entities.store.archive import Archive
+from ..entities.store.encoded import EncodedStore
 from ..entities.store.port import Directory, EntityStore
 from .postgres.sessions import SessionSettings
 from .postgres.steps import PostgresSteps
@@ -26,19 +28,30 @@ class Store(EntityStore, Directory, Protocol):
 class StoreAddress:
     """A namespace in a database."""
 
-    dsn: str
+    dsn: str = field(repr=False)
     namespace: str
     is_pooled: bool = False
     """There is a PgBouncer in transaction mode in between."""
+    codec: PayloadCodec | None = None
+    """Between every payload and the database; None: nothing is."""
 
     def open(self, incarnation: str = "") -> Store:
         """For everything but lease renewals. `incarnation`: the host that commits through it."""
-        settings = SessionSettings(dsn=self.dsn, incarnation=incarnation, is_pooled=self.is_pooled)
-        return PostgresStore(settings, namespace=self.namespace)
+        return self._open(SessionSettings(dsn=self.dsn, incarnation=incarnation, is_pooled=self.is_pooled))
+
+    def _open(self, settings: SessionSettings) -> Store:
+        store = PostgresStore(settings, namespace=self.namespace)
+        return store if self.codec is None else EncodedStore(store, self.codec, namespace=self.namespace)
 
     def steps(self, incarnation: str) -> PostgresSteps:
         """Executes transactional steps for this host."""
-        return PostgresSteps(dsn=self.dsn, namespace=self.namespace, incarnation=incarnation, is_pooled=self.is_pooled)
+        return PostgresSteps(
+            dsn=self.dsn,
+            namespace=self.namespace,
+            incarnation=incarnation,
+            is_pooled=self.is_pooled,
+            codec=self.codec,
+        )
 
     def open_for_renewals(self, lease_s: float) -> Store:
         """A session of its own that nothing else can keep busy, and that gives up before the lease does."""
@@ -52,4 +65,4 @@ class StoreAddress:
             answer_timeout_s=patience_s,
             acquire_timeout_s=patience_s,
         )
-        return PostgresStore(settings, namespace=self.namespace)
+        return self._open(settings)

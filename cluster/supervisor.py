@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..entities.ids import new_message_id
 from ..entities.store.rows import HostRow
@@ -54,7 +54,7 @@ class SupervisorSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    dsn: str
+    dsn: str = Field(repr=False)
     namespace: str
     is_pooled: bool = False
 

@@ -25,6 +25,8 @@ class Targets(BaseModel):
     settings: ClusterSettings = ClusterSettings()
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the hosts, where Ray's own are not enough."""
+    codec: str = ""
+    """What encodes payloads, as `module:factory`; empty: nothing does. Never the keys."""
     release: str = ""
     """Version of the code; another one replaces every host, one by one."""
 

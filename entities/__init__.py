@@ -2,9 +2,11 @@
 
 from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
+from .codec import CannotDecode, PayloadCodec
 from .definition import Registry
 from .descriptors import handler, query, workflow
 from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4
+from .encryption import EncryptionCodec, new_encryption_key
 from .entity import Entity
 from .errors import (
     ActivityFailed,
@@ -18,6 +20,7 @@ from .errors import (
     CallTimeout,
     CompleteLater,
     Conflict,
+    DamagedRow,
     DefinitionError,
     DurableAwaitInHandler,
     EntityExists,
@@ -42,6 +45,7 @@ from .errors import (
     OperationSettled,
     OutcomeUnknown,
     PayloadTooLarge,
+    PayloadUnreadable,
     PerdureError,
     ReadOnlyViolation,
     Rejected,
@@ -101,12 +105,15 @@ __all__ = [
     "Busy",
     "CallCycle",
     "CallTimeout",
+    "CannotDecode",
     "Change",
     "CompleteLater",
     "Conflict",
+    "DamagedRow",
     "Dedicated",
     "DefinitionError",
     "DurableAwaitInHandler",
+    "EncryptionCodec",
     "Entity",
     "EntityExists",
     "EntityId",
@@ -136,7 +143,9 @@ __all__ = [
     "NotInWorkflow",
     "OperationSettled",
     "OutcomeUnknown",
+    "PayloadCodec",
     "PayloadTooLarge",
+    "PayloadUnreadable",
     "PerdureError",
     "RateLimit",
     "ReadOnlyViolation",
@@ -192,6 +201,7 @@ __all__ = [
     "heartbeat_activity",
     "history",
     "import_entity",
+    "new_encryption_key",
     "now",
     "patched",
     "publish",

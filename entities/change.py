@@ -86,7 +86,7 @@ class _UpgradeDecorator:
         return Upgrade(plain, self._from_version)
 
 
-def upgrade(*, from_version: int) -> _UpgradeDecorator:
+def upgrade(*misplaced: object, from_version: int = 0) -> _UpgradeDecorator:
     """Declare, in the class body, how a stored state of this schema version becomes one of the next.
 
     ```python
@@ -103,6 +103,9 @@ def upgrade(*, from_version: int) -> _UpgradeDecorator:
     It gets the state as JSON values and returns the new one; it must be pure: it runs whenever a state of that version
     is loaded, until a turn writes the entity again. Raises DefinitionError.
     """
+    given: object = from_version
+    if misplaced or not isinstance(given, int) or isinstance(given, bool):
+        raise DefinitionError(f"write `@upgrade(from_version=1)`, with a whole number; not {misplaced or given!r}")
     return _UpgradeDecorator(from_version)
 
 
@@ -138,13 +141,23 @@ class Upgrades:
                 f"{self._name}/{key}: its state was written by schema version {from_version}, this code knows "
                 f"{self._version}; deploy the newer code. Nothing was changed"
             )
+        if from_version < 1:
+            raise EntityParked(
+                f"{self._name}/{key}: its state claims schema version {from_version}; they count from 1, so the row is "
+                "damaged. Nothing was changed"
+            )
         missing = self.missing(from_version)
         if missing:
             raise EntityParked(
                 f"{self._name}/{key}: its state is of schema version {from_version}, this code has version "
                 f"{self._version} but no @upgrade(from_version={missing[0]}); add it. Nothing was changed"
             )
-        state: Any = msgspec.json.decode(data)
+        try:
+            state: Any = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise EntityParked(
+                f"{self._name}/{key}: its stored state is not JSON: {error}. Nothing was changed"
+            ) from None
         for version in range(from_version, self._version):
             step = self.by_version[version]
             try:

@@ -12,17 +12,18 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from .change import Upgrade, Upgrades
 from .descriptors import Handler, Method, Query, Workflow
-from .entity import Entity
+from .entity import Entity, place_of
 from .errors import DefinitionError, EntityParked, StateNotSerialisable, UnknownHandler, UnknownType
 from .events import Events
 from .mailbox import Mailbox
 from .schedules import Schedule
 from .signature import has_nul, validation_problems
+from .storable import python_only
 from .subscriptions import Subscriptions
 
 STATE_BYTES_MAX = 4 * 1024 * 1024
@@ -72,13 +73,17 @@ class EntityDefinition:
                     continue
             if isinstance(member, Method):
                 member.signature.compile()
+            elif isinstance(member, Mailbox):
+                member.compile(place_of(cls))
         self.upgrades = Upgrades(self.name, self.version, upgrades)
         self.suspending = {name for name, method in (self.handlers | self.queries).items() if can_suspend(method.fn)}
+        _complete(cls)
         self._validate_json = cls.__pydantic_validator__.validate_json
         self._to_json = cls.__pydantic_serializer__.to_json
         try:
             self.default_state = self.dump(self.new("default"))
-        except (ValidationError, StateNotSerialisable) as error:
+            self.check_loads("default", self.default_state)
+        except Exception as error:
             raise DefinitionError(f"class {cls.__name__}: its default state cannot be stored: {error}") from error
 
     @property
@@ -156,6 +161,21 @@ class EntityDefinition:
         """The error for a name that is not there."""
         names = sorted(self.handlers | self.queries | self.workflows | self.mailboxes)
         return UnknownHandler(f"{self.name} has no handler {name[:80]!r}; it has {', '.join(names) or 'none'}")
+
+
+def _complete(cls: type[Entity]) -> None:
+    """Raise DefinitionError for fields of types that do not exist, or that no stored state could be read into."""
+    try:
+        if not cls.__pydantic_complete__:
+            cls.model_rebuild()
+    except (PydanticUserError, NameError) as error:
+        raise DefinitionError(f"{place_of(cls)}: {str(error).splitlines()[0]}") from error
+    fields: Any = cls.__pydantic_core_schema__
+    if found := python_only(fields):
+        raise DefinitionError(
+            f"{place_of(cls)}: a field is {found}, which cannot be read from JSON; keep data in the state, and open "
+            "what cannot be stored (connections, locks, functions) where it is used"
+        )
 
 
 class Registry:

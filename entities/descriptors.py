@@ -53,6 +53,8 @@ class Method(Generic[P, R]):
     word = "method"
     must_be_async = True
     subscription: Subscription | None = None
+    is_private = False
+    """For other entities and for programs with the database, not for callers over HTTP: to them it does not exist."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         if isinstance(fn, Method):
@@ -84,6 +86,15 @@ class Handler(Method[P, R]):
 
     def __init__(self, fn: Callable[..., Any], *, timeout: timedelta, retry: RetryPolicy) -> None:
         super().__init__(fn)
+        given: object = (timeout, retry)
+        match given:
+            case (timedelta(), RetryPolicy()):
+                pass
+            case _:
+                raise DefinitionError(
+                    f"{fn.__qualname__} at {where(fn)}: timeout={timeout!r}, retry={retry!r}; write "
+                    "`timeout=timedelta(seconds=...)`, `retry=RetryPolicy(...)`"
+                )
         if timeout <= timedelta(0):
             raise DefinitionError(f"{fn.__qualname__} at {where(fn)}: timeout must be longer than zero")
         self.timeout_s = timeout.total_seconds()
@@ -337,27 +348,46 @@ S = TypeVar("S")
 
 class _HandlerDecorator:
     def __init__(
-        self, timeout: timedelta, retry: RetryPolicy, on_event: str | None = None, key: EventKey | None = None
+        self,
+        timeout: timedelta,
+        retry: RetryPolicy,
+        on_event: str | None = None,
+        key: EventKey | None = None,
+        private: bool = False,
     ) -> None:
         self._timeout = timeout
         self._retry = retry
         self._on_event = on_event
         self._key = key
+        self._is_private = private
 
     def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]:
         declared: Handler[P, R] = Handler(fn, timeout=self._timeout, retry=self._retry)
         declared.subscription = Subscription.of(fn, self._on_event, self._key)
+        declared.is_private = self._is_private
+        return declared
+
+
+class _QueryDecorator:
+    def __init__(self, private: bool) -> None:
+        self._is_private = private
+
+    def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]:
+        declared: Query[P, R] = Query(fn)
+        declared.is_private = self._is_private
         return declared
 
 
 class _WorkflowDecorator:
-    def __init__(self, on_event: str | None, key: EventKey | None) -> None:
+    def __init__(self, on_event: str | None, key: EventKey | None, private: bool = False) -> None:
         self._on_event = on_event
         self._key = key
+        self._is_private = private
 
     def __call__(self, fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]:
         declared: Workflow[P, R] = Workflow(fn)
         declared.subscription = Subscription.of(fn, self._on_event, self._key)
+        declared.is_private = self._is_private
         return declared
 
 
@@ -365,7 +395,12 @@ class _WorkflowDecorator:
 def handler(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Handler[P, R]: ...
 @overload
 def handler(
-    *, timeout: timedelta = ..., retry: RetryPolicy = ..., on_event: str | None = ..., key: EventKey | None = ...
+    *,
+    timeout: timedelta = ...,
+    retry: RetryPolicy = ...,
+    on_event: str | None = ...,
+    key: EventKey | None = ...,
+    private: bool = ...,
 ) -> _HandlerDecorator: ...
 def handler(
     fn: Callable[..., Any] | None = None,
@@ -375,6 +410,7 @@ def handler(
     retry: RetryPolicy = SEND_RETRY,
     on_event: str | None = None,
     key: EventKey | None = None,
+    private: bool = False,
 ) -> Any:
     """Declare a handler: one exclusive, atomic turn. If it raises, it has changed nothing.
 
@@ -385,27 +421,42 @@ def handler(
     after the last attempt they become dead letters. Callers of a call get the error at once.
     on_event: the handler also gets a message for every event of this name (see `publish`); key: from the event's
     payload to the key of the entity that gets it, or None if the event is not for any.
+    private: for other entities, reminders and events; over HTTP it does not exist.
     """
-    decorate = _HandlerDecorator(timeout, retry, on_event, key)
+    decorate = _HandlerDecorator(timeout, retry, on_event, key, private)
     return decorate if fn is None else decorate(fn)
 
 
-def query(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]:
-    """Declare a query: reads committed state, changes nothing; answers also while the entity sleeps or has ended."""
-    return Query(fn)
+@overload
+def query(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Query[P, R]: ...
+@overload
+def query(*, private: bool = ...) -> _QueryDecorator: ...
+def query(fn: Callable[..., Any] | None = None, /, *, private: bool = False) -> Any:
+    """Declare a query: reads committed state, changes nothing; answers also while the entity sleeps or has ended.
+
+    private: see `handler`.
+    """
+    decorate = _QueryDecorator(private)
+    return decorate if fn is None else decorate(fn)
 
 
 @overload
 def workflow(fn: Callable[Concatenate[S, P], Awaitable[R]], /) -> Workflow[P, R]: ...
 @overload
-def workflow(*, on_event: str | None = ..., key: EventKey | None = ...) -> _WorkflowDecorator: ...
+def workflow(*, on_event: str | None = ..., key: EventKey | None = ..., private: bool = ...) -> _WorkflowDecorator: ...
 def workflow(
-    fn: Callable[..., Any] | None = None, /, *, on_event: str | None = None, key: EventKey | None = None
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    on_event: str | None = None,
+    key: EventKey | None = None,
+    private: bool = False,
 ) -> Any:
     """Declare a workflow: durable across awaits; handlers run in between. At most one live run per entity.
 
     on_event, key: an event of this name starts it, as for handlers. With equal input that is the same run; with other
     input, while one runs or after one has ended, the start is refused (recorded in the entity's history).
+    private: see `handler`; operators repair its runs from Python.
     """
-    decorate = _WorkflowDecorator(on_event, key)
+    decorate = _WorkflowDecorator(on_event, key, private)
     return decorate if fn is None else decorate(fn)

@@ -282,6 +282,18 @@ class EntityParked(Conflict):
     code = "entity_parked"
 
 
+class PayloadUnreadable(EntityParked):
+    """What is stored cannot be decoded here: the key is missing, or the row was tampered with. It was not touched."""
+
+    code = "payload_unreadable"
+
+
+class DamagedRow(Conflict):
+    """A stored row is not as it was written. It is left as it is, and nothing was changed."""
+
+    code = "damaged_row"
+
+
 # --- Unavailable ------------------------------------------------------------------------------------------------------
 
 

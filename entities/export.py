@@ -19,8 +19,8 @@ import msgspec
 
 from .archive import address_of, ambient_archive
 from .entity import Entity
-from .errors import EntityExists, InvalidArguments, NoSuchEntity
-from .ids import EntityId
+from .errors import EntityExists, InvalidArguments, InvalidKey, NoSuchEntity
+from .ids import EntityId, check_key
 from .messages import Envelope
 from .store.archive import Archive
 from .store.memory import MemoryStore, StoredEntity
@@ -29,6 +29,16 @@ from .store.rows import AttemptRow, DeadLetter, HistoryRow, JournalRow, MailboxI
 FORMAT = 1
 _JSON = frozenset({"args", "outcome", "state", "entry", "item", "error"})
 _HEX = "fingerprint"
+
+
+class _Head(msgspec.Struct):
+    type: str
+    key: str
+    version: int
+    schema_version: int
+    clock: int
+    updated_us: int
+
 
 Row = TypeVar("Row", HistoryRow, JournalRow, RunRow, ReminderRow, MailboxItem, AttemptRow, Envelope)
 
@@ -87,7 +97,7 @@ def import_entity(data: bytes, store: MemoryStore) -> EntityId:
         if number != FORMAT:
             raise InvalidArguments(f"this is no export of format {FORMAT} (perdure_export is {number!r})", errors=[])
         entity, stored, letters = _read(document)
-    except (msgspec.DecodeError, UnicodeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError, InvalidKey, RecursionError) as error:
         raise InvalidArguments(f"this is not an exported entity: {error!r}", errors=[]) from None
     if not store.restore(entity, stored, letters):
         raise EntityExists(f"{entity} exists in this store already")
@@ -106,8 +116,8 @@ def _members(row: Any) -> dict[str, Any]:
 
 
 def _read(document: dict[str, msgspec.Raw]) -> tuple[EntityId, StoredEntity, list[tuple[int, DeadLetter]]]:
-    head = msgspec.json.decode(document["entity"], type=dict[str, Any])
-    entity = EntityId(head["type"], head["key"])
+    head = msgspec.json.decode(document["entity"], type=_Head)
+    entity = EntityId(head.type, check_key(head.type, head.key))
     address = {"type": entity.type, "key": entity.key}
 
     def rows(name: str, cls: type[Row], **more: Any) -> list[Row]:
@@ -119,11 +129,11 @@ def _read(document: dict[str, msgspec.Raw]) -> tuple[EntityId, StoredEntity, lis
         return ((msgspec.json.decode(members["at_us"], type=int), _row(cls, members)) for members in found)
 
     stored = StoredEntity(
-        version=head["version"],
-        state=bytes(document["state"]) if head["version"] else None,
-        schema_version=head["schema_version"],
-        clock=head["clock"],
-        updated_us=head["updated_us"],
+        version=head.version,
+        state=bytes(document["state"]) if head.version else None,
+        schema_version=head.schema_version,
+        clock=head.clock,
+        updated_us=head.updated_us,
         history={row.message_id: (at_us, row) for at_us, row in timed("history", HistoryRow)},
         inbox={(envelope.position, envelope.id): envelope for envelope in rows("inbox", Envelope, **address)},
         reminders={row.name: row for row in rows("reminders", ReminderRow, entity=entity)},

@@ -121,8 +121,9 @@ async def history(
         raise InvalidArguments(f"limit is 1 to {HISTORY_LIMIT_MAX} and after a version, not {limit} and {after}")
     try:
         wanted = frozenset(map(What, kinds))
-    except ValueError as error:
-        raise InvalidArguments(f"{error}; there is {', '.join(What)}", errors=[]) from None
+    except ValueError:
+        unknown = next(kind for kind in kinds if kind not in set(What))
+        raise InvalidArguments(f"no events are {unknown[:40]!r}; there is {', '.join(What)}", errors=[]) from None
     reading = archive or ambient_archive()
     timeline = await reading.timeline(address_of(entity), after=after, limit=limit, newest_first=newest_first)
     is_at_end = after == 0 if newest_first else timeline.next is None

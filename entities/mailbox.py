@@ -11,6 +11,7 @@ from .context import current
 from .errors import DefinitionError, InvalidArguments, NotInWorkflow, PayloadTooLarge
 from .messages import Kind
 from .signature import PAYLOAD_BYTES_MAX, has_nul, validation_problems
+from .storable import python_only
 
 if TYPE_CHECKING:
     from .entity import Entity
@@ -28,8 +29,8 @@ class Mailbox(Generic[T]):
     order, each once.
     """
 
-    def __init__(self, item: type[T], *, max_items: int = MAILBOX_ITEMS_MAX) -> None:
-        """item: the type of the items. max_items: how many may lie in it.
+    def __init__(self, item: type[T], *, max_items: int = MAILBOX_ITEMS_MAX, private: bool = False) -> None:
+        """item: the type of the items. max_items: how many may lie in it. private: see `handler`.
 
         A sender from outside is told `Busy` while it is full, before anything is accepted. Messages of entities wait
         in the entity's inbox, in the order sent, until there is room. Raises DefinitionError.
@@ -40,6 +41,7 @@ class Mailbox(Generic[T]):
         self.item = item
         self.max_items = max_items
         self.name = ""
+        self.is_private = private
         self._adapter: TypeAdapter[T] | None = None
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -58,6 +60,16 @@ class Mailbox(Generic[T]):
         if self._adapter is None:
             self._adapter = TypeAdapter(self.item)
         return self._adapter
+
+    def compile(self, place: str) -> None:
+        """Build the validator now. Raises DefinitionError if the items cannot be validated or read from JSON."""
+        try:
+            found = python_only(self.adapter.core_schema)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise DefinitionError(f"{place}: mailbox {self.name}: its items cannot be validated: {reason}") from error
+        if found:
+            raise DefinitionError(f"{place}: mailbox {self.name}: an item is {found}, which cannot be read from JSON")
 
     def dump(self, item: object) -> bytes:
         """An item as JSON. Raises InvalidArguments, PayloadTooLarge."""

@@ -80,6 +80,20 @@ def following(due_us: int, now_us: int, *, every_us: int, cron: str, catch_up_al
     return missed, None
 
 
+def cannot_recur(every_us: int, cron: str) -> str:
+    """Why a stored recurrence means nothing here (a zone that this machine does not know, damage); empty if it does."""
+    if every_us < 0:
+        return f"its period is {every_us} µs"
+    if not cron:
+        return ""
+    expression, _, tz = cron.rpartition(" ")
+    try:
+        CronSim(expression, EPOCH.astimezone(zone(tz)))
+    except (ValueError, CronSimError) as error:
+        return f"{cron[:80]!r} is no cron expression with a time zone here: {error}"
+    return ""
+
+
 def to_us(moment: dt.datetime) -> int:
     """A moment with time zone as microseconds since the epoch."""
     return round((moment - EPOCH) / dt.timedelta(microseconds=1))

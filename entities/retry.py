@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import ApplicationError, DefinitionError
 
@@ -30,6 +30,7 @@ class RetryPolicy:
     on_exhausted: Literal["fail", "pause"] = "fail"
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.attempts is not None and self.attempts < 1:
             raise DefinitionError(f"RetryPolicy(attempts={self.attempts}): at least 1, or None for no limit")
         if self.initial < timedelta(0) or not self.factor >= 1.0:
@@ -38,6 +39,23 @@ class RetryPolicy:
             raise DefinitionError(f'RetryPolicy(on_exhausted={self.on_exhausted!r}): "fail" or "pause"')
         if self.maximum < self.initial:
             raise DefinitionError(f"RetryPolicy: maximum ({self.maximum}) is shorter than initial ({self.initial})")
+
+    def _check_types(self) -> None:
+        """What an unchecked caller may pass, which would fail in the middle of a retry only."""
+        given: dict[str, tuple[object, Any]] = {
+            "initial": (self.initial, timedelta),
+            "maximum": (self.maximum, timedelta),
+            "factor": (self.factor, int | float),
+            "attempts": (self.attempts, int | None),
+        }
+        for name, (value, wanted) in given.items():
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise DefinitionError(f"RetryPolicy({name}={value!r}): {getattr(wanted, '__name__', wanted)} is needed")
+        rules: object = self.non_retryable
+        if isinstance(rules, str) or not all(map(_is_rule, self.non_retryable)):
+            raise DefinitionError(
+                f"RetryPolicy(non_retryable={rules!r}): a list of exception classes, or of their names"
+            )
 
     def delay_s(self, attempt: int) -> float:
         """Seconds to wait after the failed attempt number `attempt` (from 1)."""
@@ -65,3 +83,7 @@ class RetryPolicy:
         if isinstance(error, ApplicationError):
             names.add(error.type)
         return any(rule in names if isinstance(rule, str) else isinstance(error, rule) for rule in self.non_retryable)
+
+
+def _is_rule(rule: object) -> bool:
+    return isinstance(rule, str) or (isinstance(rule, type) and issubclass(rule, BaseException))

@@ -13,8 +13,9 @@ error goes on. Steps and undos are ordinary durable operations of the workflow (
 undone is a local variable of it: a crash, an eviction or a month of waiting changes nothing about it.
 
 A step that has begun is awaited to its end even if the run is cancelled meanwhile, and so is an undo: what was done is
-known. The cancellation goes on afterwards: so the last step needs an undo as well, or a cancellation during that step
-leaves it done and all others undone. (A *terminated* run executes nothing any more, so nothing is undone.)
+known. The cancellation goes on afterwards: so the last step needs an undo as well, unless the run is never cancelled,
+or what a cancellation during that step would leave (the step done, all others undone) is right. (A *terminated* run
+executes nothing any more, so nothing is undone.)
 
 What a saga cannot know, it says. A step whose outcome is unknown (a call or attempt that ran out of time) is not
 undone, for it may not have been done; an undo that fails for good is left, and the others run. Both end in

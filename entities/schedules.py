@@ -200,7 +200,7 @@ class Schedule(Entity, name="PerdureSchedule"):
 
     # --- what its reminder and its runs send ---
 
-    @handler
+    @handler(private=True)
     async def fire(self) -> None:
         """Its own reminder: start what is due. Called by anybody else it does nothing."""
         if self.spec is not None and not self.is_paused:
@@ -208,7 +208,7 @@ class Schedule(Entity, name="PerdureSchedule"):
                 self._take(due_us, "schedule", self.spec.overlap)
             self._arm()
 
-    @handler
+    @handler(private=True)
     async def finished(self, token: str, outcome: dict[str, Any]) -> None:
         """A run of it has ended, or was refused."""
         run = next((run for run in self.running if run.token == token), None)

@@ -321,6 +321,6 @@ def _from_text(definition: EntityDefinition, field: str, text: str) -> Any:
     if "text" not in kinds and kinds <= {"number", "flag", "none"}:
         try:
             return msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return text  # validation says what is wrong with it
     return text

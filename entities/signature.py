@@ -6,6 +6,7 @@ int. Compiled once, on first use, because annotations may name classes that are 
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NotRequired, Required, get_type_hints
 
@@ -14,8 +15,17 @@ from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
 from .errors import DefinitionError, InvalidArguments, PayloadTooLarge, ResultNotSerialisable
+from .storable import is_shared, python_only
 
 PAYLOAD_BYTES_MAX = 2 * 1024 * 1024
+PROBLEMS_MAX = 20
+FIELD_CHARS_MAX = 100
+MESSAGE_CHARS_MAX = 300
+"""What an error tells of wrong arguments. Whoever made them must not make the answer, or the log, large."""
+
+
+_INPUT_VALUE = re.compile(r"input_value=.*, (?=input_type=)", re.DOTALL)
+"""Where pydantic's texts repeat the value. Greedy: rather too little is told than a piece of it."""
 
 
 def where(fn: Callable[..., Any]) -> str:
@@ -38,17 +48,31 @@ def has_nul(data: bytes) -> bool:
 
 
 def validation_problems(error: ValidationError) -> list[dict[str, str]]:
-    """Field and reason of each problem, without the offending input (it may be secret or huge)."""
+    """Field and reason of each problem, without the offending input (it may be secret or huge; so may field names)."""
     return [
-        {"field": ".".join(str(part) for part in problem["loc"]), "message": problem["msg"]}
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+        {
+            "field": _shortened(".".join(str(part) for part in problem["loc"]), FIELD_CHARS_MAX),
+            "message": _shortened(problem["msg"], MESSAGE_CHARS_MAX),
+        }
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:PROBLEMS_MAX]
     ]
+
+
+def _shortened(text: str, maximum: int) -> str:
+    return text if len(text) <= maximum else f"{text[:maximum]}…"
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, without the value itself (it may be secret or huge)."""
+    if not isinstance(error, ValidationError):
+        return _INPUT_VALUE.sub("", str(error))
+    return "; ".join(f"{found['field'] or 'value'}: {found['message']}" for found in validation_problems(error))
 
 
 class Signature:
     """What a function takes and returns. `label` names it in messages (`Order.pick_up`)."""
 
-    __slots__ = ("_arguments", "_compiled", "_fn", "_names", "_required", "_result", "label")
+    __slots__ = ("_arguments", "_compiled", "_fn", "_lenient", "_names", "_required", "_result", "label")
 
     def __init__(self, fn: Callable[..., Any], label: str, *, has_self: bool) -> None:
         """Raises DefinitionError for parameters that cannot travel: `*args`, `**kwargs`, missing annotations."""
@@ -56,6 +80,7 @@ class Signature:
         self.label = label
         self._names: tuple[str, ...]
         self._compiled = False
+        self._lenient: bool | None = None
         self._arguments: TypeAdapter[Any]
         self._result: TypeAdapter[Any]
         parameters = list(inspect.signature(fn).parameters.values())
@@ -74,10 +99,21 @@ class Signature:
                     f"{label} at {where(fn)}: `{parameter.name}` is positional-only, but arguments travel by name; "
                     "remove the `/`"
                 )
+            if parameter.annotation is parameter.empty and parameter.name == "self" and not has_self:
+                raise DefinitionError(
+                    f"{label} at {where(fn)}: an activity is a function, not a method: it has no entity's state. "
+                    "Move it out of the class and pass it what it needs"
+                )
             if parameter.annotation is parameter.empty:
                 raise DefinitionError(
                     f"{label} at {where(fn)}: parameter `{parameter.name}` has no type annotation; "
                     f"write `{parameter.name}: str` (or whatever it is), so that it can be validated and stored"
+                )
+            if is_shared(parameter.default):
+                raise DefinitionError(
+                    f"{label} at {where(fn)}: the default of `{parameter.name}` is one "
+                    f"{type(parameter.default).__name__} that all calls of all entities would share and change; write "
+                    f"`{parameter.name}: ... | None = None`"
                 )
         self._names = tuple(parameter.name for parameter in parameters)
         self._required = tuple(p.name for p in parameters if p.default is p.empty)
@@ -102,9 +138,13 @@ class Signature:
             shape.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, title=self.label)
             self._arguments = TypeAdapter(shape)
             self._result = TypeAdapter(hints.get("return", Any))
+            for what, adapter in (("an argument", self._arguments), ("the result", self._result)):
+                if found := python_only(adapter.core_schema):
+                    raise TypeError(f"{what} is {found}, which cannot be read from JSON")
         except Exception as error:
             raise DefinitionError(
-                f"{self.label} at {where(self._fn)}: its annotations cannot be validated ({error}); "
+                f"{self.label} at {where(self._fn)}: its annotations cannot be validated "
+                f"({str(error).partition(chr(10))[0]}); "
                 "use types that pydantic knows, importable at module level"
             ) from error
         self._compiled = True
@@ -139,14 +179,19 @@ class Signature:
             raise InvalidArguments(f"{self.label}: an argument cannot be written as JSON: {error}", errors=[]) from None
         return self._check_payload(data)
 
-    def load_arguments(self, data: bytes) -> dict[str, Any]:
-        """Keyword arguments from a JSON object. Raises InvalidArguments, PayloadTooLarge."""
+    def load_arguments(self, data: bytes, *, is_foreign: bool = False) -> dict[str, Any]:
+        """Keyword arguments from a JSON object. Raises InvalidArguments, PayloadTooLarge.
+
+        is_foreign: written by whoever calls over HTTP, not by `dump_arguments`. Then the fields of nested models are
+        strict as well (a model's own default is not), unless a type says `strict=False`.
+        """
         if not self._names and data == b"{}":
             return {}
         self._check_payload(data)
         self.compile()
         try:
-            values: dict[str, Any] = self._arguments.validator.validate_json(data)
+            strict = True if is_foreign and not self._is_lenient() else None
+            values: dict[str, Any] = self._arguments.validator.validate_json(data, strict=strict)
         except ValidationError as error:
             raise self._invalid(error) from None
         return values
@@ -160,7 +205,8 @@ class Signature:
             self._result.validator.validate_json(data)
         except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
             raise ResultNotSerialisable(
-                f"{self.label} returned {type(value).__name__}, which does not fit its declared return type: {error}"
+                f"{self.label} returned {type(value).__name__}, which does not fit its declared return type: "
+                f"{_words(error)}"
             ) from None
         if len(data) > PAYLOAD_BYTES_MAX:
             raise ResultNotSerialisable(
@@ -177,7 +223,15 @@ class Signature:
         try:
             return self._result.validator.validate_json(data)
         except ValidationError as error:
-            raise ResultNotSerialisable(f"{self.label}: the stored result does not fit its type: {error}") from None
+            raise ResultNotSerialisable(
+                f"{self.label}: the stored result does not fit its type: {_words(error)}"
+            ) from None
+
+    def _is_lenient(self) -> bool:
+        """Whether one of the types says `strict=False` itself."""
+        if self._lenient is None:
+            self._lenient = _says_lenient(self._arguments.core_schema)
+        return self._lenient
 
     def _check_payload(self, data: bytes) -> bytes:
         if len(data) > PAYLOAD_BYTES_MAX:
@@ -194,3 +248,15 @@ class Signature:
         problems = validation_problems(error)
         text = "; ".join(f"{p['field'] or 'arguments'}: {p['message']}" for p in problems)
         return InvalidArguments(f"{self.label} was called with wrong arguments: {text}", errors=problems)
+
+
+def _says_lenient(schema: object) -> bool:
+    """Whether `strict` is False anywhere in a schema of pydantic's core."""
+    match schema:
+        case dict():
+            inner = (part for name, part in schema.items() if name not in ("default", "metadata"))
+            return schema.get("strict") is False or any(map(_says_lenient, inner))
+        case list() | tuple():
+            return any(map(_says_lenient, schema))
+        case _:
+            return False

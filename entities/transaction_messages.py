@@ -95,4 +95,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 def decode(data: bytes, type_: type[T]) -> T:
     """A message. Raises msgspec.DecodeError on anything else."""
-    return msgspec.msgpack.decode(data, type=type_)
+    try:
+        return msgspec.msgpack.decode(data, type=type_)
+    except (UnicodeDecodeError, RecursionError) as error:  # the two that msgspec itself lets through
+        raise msgspec.DecodeError(f"not a message of a transaction: {error}") from None

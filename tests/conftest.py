@@ -14,6 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / ".links"), str(ROOT)])
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--encrypted",
+        action="store_true",
+        help="the engine's tests on an encrypted store, and the store's tests also on an encrypted Postgres",
+    )
+
+
 # A slow machine is no counterexample.
 hypothesis.settings.register_profile("perdure", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("perdure")

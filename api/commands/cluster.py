@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import typer
 
+from ...cluster.exposure import open_ray
 from ..database import check_database, reach
 from ..failures import Exit, Failure, failure_of
 from ..settings import Settings
@@ -43,6 +44,7 @@ def up(settings: Settings, module: str, *, hosts: int, address: str, release: st
             ray_address=address or settings.ray_address or "auto",
             release=release,
             environment={"PYTHONPATH": os.environ["PYTHONPATH"]},
+            codec=settings.codec,
         )
     )
     return f"{hosts} hosts run {', '.join(entity.rpartition(':')[2] for entity in entities)} in {settings.namespace!r}"
@@ -132,6 +134,7 @@ def _database(dsn: str, namespace: str) -> tuple[str, str]:
 def _clock(dsn: str) -> tuple[str, str]:
     import psycopg  # noqa: PLC0415 - the driver is needed by few verbs
 
+    reach(dsn)  # its complaints show no password; the driver's may
     with psycopg.connect(dsn, connect_timeout=5, autocommit=True) as connection:
         before = time.time()
         row = connection.execute("select extract(epoch from clock_timestamp())").fetchone()
@@ -153,19 +156,20 @@ def _ray(address: str) -> tuple[str, str]:
     if not address:
         return "ok", "none is named; `perdure dev` starts one of its own"
     from ...cluster.connect import join_ray  # noqa: PLC0415 - importing Ray takes a second
-    from ...cluster.ray_runtime import leave  # noqa: PLC0415 - as above
+    from ...cluster.ray_runtime import gcs_address, leave  # noqa: PLC0415 - as above
 
-    if join_ray(address):
+    joined = join_ray(address)
+    problem = open_ray(gcs_address(), os.environ, Path.home())
+    if joined:
         leave()
-    is_open = os.environ.get("RAY_AUTH_MODE") != "token"
-    told = f"joined {address}"
-    return "warning" if is_open else "ok", told + ("; RAY_AUTH_MODE is not `token`: keep its ports closed" * is_open)
+    return "warning" if problem else "ok", f"joined {address}{'; ' + problem if problem else ''}"
 
 
 def _access(settings: Settings) -> tuple[str, str]:
-    if settings.api_keys:
-        return "ok", f"{len(settings.api_keys)} API keys"
-    return "warning", "no API keys: a gateway answers programs on this machine only"
+    if not settings.has_credentials:
+        return "warning", "no credentials: a gateway answers programs on this machine only"
+    told = f"{len(settings.api_keys)} API keys, {len(settings.clients)} clients, {len(settings.roles)} roles"
+    return "ok", told + (f", tokens of {settings.jwt.issuer}" if settings.jwt is not None else "")
 
 
 def _dsn(settings: Settings) -> str:

@@ -1,12 +1,12 @@
 """What a dedicated actor asks of its host: store operations as MessagePack, decoded against their types."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from ...entities.errors import ErrorBody, PerdureError, error_from_body
 from ...entities.ids import EntityId
-from ...entities.messages import Envelope
+from ...entities.messages import Envelope, decode
 from ...entities.store.port import HostFenced, NotStorable, WriteConflict
 from ...entities.store.rows import Batch, HistoryRow, JournalRow, Loaded, ReminderRow
 
@@ -27,6 +27,8 @@ class Control(msgspec.Struct, frozen=True, array_like=True):
     """There is mail in the store, or work to take up again."""
 
 
+T = TypeVar("T")
+
 _encoder = msgspec.msgpack.Encoder()
 BATCH = msgspec.msgpack.Decoder(Batch)
 LOADED = msgspec.msgpack.Decoder(Loaded)
@@ -41,6 +43,11 @@ ANSWER = msgspec.msgpack.Decoder(Answer)
 CONTROL = msgspec.msgpack.Decoder(Control)
 
 
+def read(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    """What these bytes hold. Raises msgspec.DecodeError on anything else."""
+    return decode(decoder, data)
+
+
 def encode(value: Any) -> bytes:
     """As sent."""
     return _encoder.encode(value)
@@ -53,8 +60,8 @@ def answer_error(error: PerdureError) -> bytes:
 
 
 def read_answer(data: bytes) -> bytes:
-    """The value of an answer; raises the error that it carries."""
-    answer = ANSWER.decode(data)
+    """The value of an answer; raises the error that it carries, msgspec.DecodeError if it is none."""
+    answer = read(ANSWER, data)
     if answer.error is None:
         return answer.value
     error = error_from_body(answer.error)

@@ -37,8 +37,8 @@ from ...entities.store.rows import (
 )
 from .arrays import texts
 from .exchange import Session
-from .messages import from_columns
-from .reads import Reader, attempt_row, loaded_of, run_row
+from .messages import for_people
+from .reads import Reader, attempt_row, loaded_of, reading, run_row
 from .search import Search
 
 INBOX_MAX = 100_000
@@ -82,7 +82,7 @@ with turn as (
 ), left_by as (
     select version, state from turn where state is distinct from 'true' order by version desc, part desc limit 1
 )
-select state from left_by
+select state, version from left_by
 where exists (select from turn where version = $4::int8) and $4::int8 - left_by.version =
     (select count(distinct version) from turn where version > left_by.version)"""
 
@@ -161,14 +161,15 @@ class PostgresArchive:
         if touched:
             names = texts([workflow for workflow, _ in touched]), texts([run_id for _, run_id in touched])
             (operations,) = await self._transact((_OPERATIONS, (*address, *names)))
-        return Timeline(
-            found[0][0] if found else 0,
-            records,
-            following,
-            [JournalRow(*row) for row in operations],
-            list(map(run_row, runs)),
-            [attempt_row(row) for row in attempts],
-        )
+        with reading(entity):
+            return Timeline(
+                found[0][0] if found else 0,
+                records,
+                following,
+                [JournalRow(*row) for row in operations],
+                list(map(run_row, runs)),
+                [attempt_row(row) for row in attempts],
+            )
 
     async def state_at(self, entity: EntityId, version: int) -> KeptState:
         address = await self._address(entity)
@@ -176,7 +177,8 @@ class PostgresArchive:
         if not found:
             return KeptState(None, 0)
         present, state, _, _ = found[0]
-        return KeptState(state if version == present else (kept[0][0] if kept else None), present)
+        state, left_by = (state, present) if version == present else kept[0] if kept else (None, 0)
+        return KeptState(state, present, left_by)
 
     async def everything(self, entity: EntityId) -> Everything | None:
         address = await self._address(entity)
@@ -187,20 +189,22 @@ class PostgresArchive:
         if not (found or inbox):
             return None
         version, state, schema_version, updated_us = found[0] if found else (0, None, 0, 0)
-        loaded = loaded_of(
-            entity,
-            (version, state, schema_version, clocks[0][0]) if found else None,
-            runs=list(map(run_row, runs)),
-            items=[MailboxItem(*row) for row in items],
-            attempts=[attempt_row(row) for row in attempts],
-            inbox=[from_columns(*entity, row) for row in inbox],
-        )
+        with reading(entity):
+            loaded = loaded_of(
+                entity,
+                (version, state, schema_version, clocks[0][0]) if found else None,
+                runs=list(map(run_row, runs)),
+                items=[MailboxItem(*row) for row in items],
+                attempts=[attempt_row(row) for row in attempts],
+                inbox=[for_people(*entity, row) for row in inbox],
+            )
+            due = [ReminderRow(entity, name, ReminderKind(kind), *rest) for name, kind, *rest in reminders]
         return Everything(
             loaded,
             updated_us,
             [(row[0], _history(row[1:-1], row[-1] or STATE_NOT_KEPT)) for row in history],
             [(row[0], _journal(row[1:-1], row[-1] or STATE_NOT_KEPT)) for row in journal],
-            [ReminderRow(entity, name, ReminderKind(kind), *rest) for name, kind, *rest in reminders],
+            due,
             await self.letters(type=entity.type, key=entity.key, limit=INBOX_MAX),
         )
 
@@ -261,4 +265,4 @@ def _mark(state: bytes | None) -> bytes:
 
 def _letter(row: tuple[Any, ...]) -> Letter:
     died_us, type_name, key, attempts, error, *columns = row
-    return Letter(died_us, DeadLetter(from_columns(type_name, key, tuple(columns)), attempts, error))
+    return Letter(died_us, DeadLetter(for_people(type_name, key, tuple(columns)), attempts, error))

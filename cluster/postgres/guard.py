@@ -3,14 +3,17 @@
 Everything is refused with what is wrong, where, and the command that puts it right. No message holds a password.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 
 from ...entities.errors import StartRefused
-from . import migrations
+from . import advice, checksums, migrations
 from .names import check_namespace, masked, quoted, without_password
+
+log = logging.getLogger("perdure.start")
 
 SERVER_VERSION_MIN = 150_000
 CONNECT_TIMEOUT_S = 10
@@ -49,6 +52,13 @@ async def check_server(dsn: str, namespace: str) -> None:
             settings: dict[str, str] = dict(zip(_NAMES, map(str, row), strict=True))
             _check_settings(settings, where)
             revision = await _revision(connection, namespace)
+            if revision == migrations.head():
+                await _check_rights(connection, namespace, where)
+                await _check_probe(connection, namespace, where)
+            for warning in advice.warnings(await advice.facts(connection)):
+                log.warning("%s", warning)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise _no_rights(namespace, where, str(error).splitlines()[0]) from None
     except (psycopg.Error, OSError, UnicodeError) as error:
         reason = without_password(str(error).strip() or type(error).__name__, dsn)
         raise StartRefused(
@@ -106,6 +116,31 @@ async def _revision(connection: psycopg.AsyncConnection[Any], namespace: str) ->
         return None
     row = await (await connection.execute(f"select version_num from {table}".encode())).fetchone()  # noqa: S608
     return None if row is None else str(row[0])
+
+
+async def _check_rights(connection: psycopg.AsyncConnection[Any], namespace: str, where: str) -> None:
+    tables = await advice.tables_without_rights(connection, namespace)
+    if tables:
+        raise _no_rights(namespace, where, f"it may not read and write {', '.join(tables)}")
+
+
+def _no_rights(namespace: str, where: str, reason: str) -> StartRefused:
+    return StartRefused(
+        f"the role of {where} lacks rights on namespace {namespace!r}: {reason}. As the owner of its tables: GRANT"
+        f" USAGE ON SCHEMA {quoted(namespace)} TO …; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA"
+        f" {quoted(namespace)} TO …;"
+    )
+
+
+async def _check_probe(connection: psycopg.AsyncConnection[Any], namespace: str, where: str) -> None:
+    """Refuse a server that computes other checksums than the one that wrote the rows: all would seem damaged."""
+    sql = f"select value = {checksums.PROBE} from {quoted(namespace)}.meta where name = %s"  # noqa: S608
+    row = await (await connection.execute(sql.encode(), (checksums.META,))).fetchone()
+    if row is not None and not row[0]:
+        raise StartRefused(
+            f"namespace {namespace!r} at {where} was written by another kind of server, whose checksums differ (another"
+            " byte order?). If the data was moved here on purpose, accept it: perdure db accept --all"
+        )
 
 
 def _check_revision(revision: str | None, namespace: str, where: str) -> None:

@@ -35,7 +35,7 @@ def to_columns(envelope: Envelope) -> tuple[Any, ...]:
 
 
 def from_columns(type_name: str, key: str, columns: tuple[Any, ...]) -> Envelope:
-    """Inverse of `to_columns`; `extra` may be None."""
+    """Inverse of `to_columns`; `extra` may be None. Raises ValueError, msgspec.DecodeError for what it never wrote."""
     position, message_id, kind, name, args, sender, reply_to, extra = columns
     is_retry, delay_us, chain, trace, timeout_us, options = _NO_EXTRA if extra is None else _decode(extra)
     return Envelope(
@@ -55,3 +55,15 @@ def from_columns(type_name: str, key: str, columns: tuple[Any, ...]) -> Envelope
         timeout_us=timeout_us,
         options=options,
     )
+
+
+def for_people(type_name: str, key: str, columns: tuple[Any, ...]) -> Envelope:
+    """As `from_columns`, but also of a damaged row: what cannot be decoded is shown as it is, or left out."""
+    try:
+        return from_columns(type_name, key, columns)
+    except (ValueError, TypeError, msgspec.DecodeError):
+        position, message_id, kind, name, args, sender, reply_to, _ = columns
+        return Envelope(
+            id=message_id, type=type_name, key=key, kind=kind, name=name, args=args, sender=sender, position=position,
+            reply_to=reply_to,
+        )  # fmt: skip

@@ -7,8 +7,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ...entities.errors import StartRefused
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_]{0,47}")
-_URL_PASSWORD = re.compile(r"(//[^:@/\s]*):\S*@")
-_QUERY_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
+# For what cannot be read as a DSN, so that nobody knows where a password in it ends: rather too much than too little.
+_URL_PASSWORD = re.compile(r"(//[^:@/\s]*):.*@", re.DOTALL)
+_QUERY_PASSWORD = re.compile(r"(password\s*=).*", re.IGNORECASE | re.DOTALL)
 _SECRETS = frozenset({"password", "sslpassword"})
 _APPLICATION_NAME_MAX = 63
 """Postgres cuts longer names (NAMEDATALEN)."""
@@ -44,6 +45,16 @@ def masked(dsn: str) -> str:
     if parts is None:
         return _QUERY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", dsn))
     return make_conninfo("", **{name: "***" if name in _SECRETS else value for name, value in parts.items()})
+
+
+def has_password(dsn: str) -> bool:
+    """Whether the DSN names a password, as far as it can be read."""
+    parts = _read(dsn)
+    return (
+        bool(_URL_PASSWORD.search(dsn) or _QUERY_PASSWORD.search(dsn))
+        if parts is None
+        else bool(_SECRETS & parts.keys())
+    )
 
 
 def without_password(text: str, dsn: str) -> str:

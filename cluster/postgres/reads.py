@@ -1,14 +1,20 @@
-"""Reading entities: batched by arrays of addresses, each method one read-only transaction in one round trip."""
+"""Reading entities: batched by arrays of addresses, each method one read-only transaction in one round trip.
+
+Every row is checked on the way (see checksums). What is damaged is sorted out row by row, so that a batch never fails
+because of one of its rows (P9): an entity or a run is marked, messages and reminders are set apart for the store.
+"""
 
 # ruff: noqa: S608 - only constants and the checked name of the schema are put together
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from ...entities.errors import DamagedRow
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.shard import shard_of
@@ -25,6 +31,7 @@ from ...entities.store.rows import (
     RunRow,
     RunStatus,
 )
+from . import checksums
 from .arrays import Array, int4s, texts
 from .exchange import Rows, Session
 from .messages import from_columns
@@ -42,8 +49,11 @@ _RUN = (
 )
 
 _ENTITIES = f"""
-select u.type, u.key, t.version, t.state, t.schema_version, t.clock
+select u.type, u.key, {checksums.ENTITIES.holds("t")}, t.version, t.state, t.schema_version, t.clock
 from {_ADDRESSES} join {{s}}.entities t on {_OF_ENTITY}"""
+
+_NOTED = f"""
+select u.type, u.key from {_ADDRESSES} join {{s}}.parked t on {_OF_ENTITY}"""
 
 _RUNS = f"""
 select u.type, u.key, {_RUN}
@@ -56,13 +66,13 @@ select u.type, u.key, j.*
 from {_ADDRESSES} cross join lateral (
     select t.workflow, t.run_id from {{s}}.runs t where {_OF_ENTITY} and t.status in ('running', 'parked') offset 0
 ) r cross join lateral (
-    select t.workflow, t.run_id, t.number, t.version, t.entry from {{s}}.journal t
-    where {_OF_ENTITY} and t.workflow = r.workflow and t.run_id = r.run_id offset 0
+    select {checksums.JOURNAL.holds("t")} as holds, t.workflow, t.run_id, t.number, t.version, t.entry
+    from {{s}}.journal t where {_OF_ENTITY} and t.workflow = r.workflow and t.run_id = r.run_id offset 0
 ) j
 order by j.workflow, j.number"""
 
 _ITEMS = f"""
-select u.type, u.key, t.mailbox, t.position, t.message_id, t.item
+select u.type, u.key, {checksums.ITEMS.holds("t")}, t.mailbox, t.position, t.message_id, t.item
 from {_ADDRESSES} join {{s}}.mailbox_items t on {_OF_ENTITY} order by t.mailbox, t.position"""
 
 _ATTEMPTS = f"""
@@ -73,7 +83,8 @@ from {_ADDRESSES} join {{s}}.attempts t on {_OF_ENTITY} order by t.operation"""
 _INBOX = f"""
 select u.type, u.key, m.*
 from {_ADDRESSES} cross join lateral (
-    select {_MESSAGE} from {{s}}.inbox t where {_OF_ENTITY} order by t.position, t.message_id limit $4::int8
+    select {checksums.INBOX.holds("t")} as holds, {_MESSAGE}
+    from {{s}}.inbox t where {_OF_ENTITY} order by t.position, t.message_id limit $4::int8
 ) m
 order by u.type collate "C", u.key collate "C", m.position, m.message_id"""
 
@@ -88,13 +99,20 @@ select t.type, t.key, t.message_id, t.version, t.kind, t.name, t.sender, t.finge
 from unnest($1::int4[], $2::text[], $3::text[], $4::text[]) as u (shard, type, key, message_id)
 join {s}.history t on (t.shard, t.type, t.key, t.message_id) = (u.shard, u.type, u.key, u.message_id)"""
 
-_DUE = """
+_DUE = f"""
 select m.* from unnest($1::int4[]) as u (shard) cross join lateral (
-    select t.type, t.key, t.name, t.kind, t.generation, t.due_at, t.every_us, t.catch_up_all, t.handler, t.args, t.cron
-    from {s}.reminders t where t.shard = u.shard and t.due_at <= to_timestamp(0) + $2::int8 * interval '1 microsecond'
+    select {checksums.REMINDERS.holds("t")} as holds,
+        t.type, t.key, t.name, t.kind, t.generation, t.due_at, t.every_us, t.catch_up_all, t.handler, t.args, t.cron
+    from {{s}}.reminders t where t.shard = u.shard and t.due_at <= to_timestamp(0) + $2::int8 * interval '1 microsecond'
     order by t.due_at limit $3::int8
 ) m
 order by m.due_at, m.type, m.key, m.name limit $3::int8"""
+
+_KINDS = ", ".join(f"'{kind}'" for kind in ReminderKind)
+_DUE_INTACT = _DUE.replace(
+    "order by t.due_at", f"and {checksums.REMINDERS.holds('t')} and t.kind in ({_KINDS}) order by t.due_at"
+)
+"""For when there are damaged ones: they must not use up the limit."""
 
 _IN_FLIGHT = """
 select m.type, m.key from unnest($1::int4[]) as u (shard) cross join lateral (
@@ -120,6 +138,28 @@ select {_RUN} from {{s}}.runs t
 where t.shard = $1::int4 and t.type = $2::text and t.key = $3::text and t.workflow = $4::text"""
 
 
+UNDECODABLE = (ValueError, TypeError, msgspec.DecodeError)
+"""What a value that nobody wrote ends in. Not for rows of a newer release: `check_server` refuses those."""
+_DIFFERS = "its checksum does not fit"
+
+
+class DamagedMessage(NamedTuple):
+    """A row of the inbox that is not as it was written."""
+
+    entity: EntityId
+    position: int
+    message_id: str
+    reason: str
+
+
+class DamagedReminder(NamedTuple):
+    """A reminder that is not as it was written."""
+
+    entity: EntityId
+    name: str
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """Reads of one namespace. Every method takes the session to run on."""
@@ -128,9 +168,11 @@ class Reader:
     """Quoted."""
     shard_count: int
 
-    async def load(self, session: Session, entities: Sequence[EntityId], *, inbox_max: int) -> list[Loaded]:
+    async def load(
+        self, session: Session, entities: Sequence[EntityId], *, inbox_max: int
+    ) -> tuple[list[Loaded], list[DamagedMessage]]:
         addresses = self._addresses(set(entities))
-        queries = (_ENTITIES, _RUNS, _JOURNAL, _ITEMS, _ATTEMPTS)
+        queries = (_ENTITIES, _RUNS, _JOURNAL, _ITEMS, _ATTEMPTS, _NOTED)
         answers = await session.transact(
             [
                 *((self._sql(query), addresses) for query in queries),
@@ -138,25 +180,18 @@ class Reader:
             ],
             is_snapshot=True,
         )
-        states = {(row[0], row[1]): row[2:] for row in answers[0]}
-        runs, journal, items, attempts, inbox = (_by_entity(rows) for rows in answers[1:])
-        return [
-            loaded_of(
-                EntityId(*entity),
-                states.get(entity),
-                runs=list(map(run_row, runs[entity])),
-                journal=[JournalRow(*row) for row in journal[entity]],
-                items=[MailboxItem(*row) for row in items[entity]],
-                attempts=list(map(attempt_row, attempts[entity])),
-                inbox=[from_columns(*entity, row) for row in inbox[entity]],
-            )
-            for entity in entities
-        ]
+        of = [_by_entity(rows) for rows in answers]
+        damaged: list[DamagedMessage] = []
+        return [_loaded(EntityId(*entity), [rows[entity] for rows in of], damaged) for entity in entities], damaged
 
-    async def inbox(self, session: Session, entities: Sequence[EntityId], *, per_entity_max: int) -> list[Envelope]:
+    async def inbox(
+        self, session: Session, entities: Sequence[EntityId], *, per_entity_max: int
+    ) -> tuple[list[Envelope], list[DamagedMessage]]:
         addresses = self._addresses(set(entities))
         (rows,) = await session.transact([(self._sql(_INBOX), (*addresses, per_entity_max))])
-        return [from_columns(row[0], row[1], row[2:]) for row in rows]
+        damaged: list[DamagedMessage] = []
+        found = (_message(EntityId(row[0], row[1]), row[2:], damaged) for row in rows)
+        return [envelope for envelope in found if envelope is not None], damaged
 
     async def with_mail(self, session: Session, shards: Collection[int], *, limit: int) -> list[EntityId]:
         (rows,) = await session.transact([(self._sql(_WITH_MAIL), (int4s(sorted(set(shards))), limit))])
@@ -172,15 +207,28 @@ class Reader:
         return {(EntityId(row[0], row[1]), row[2]): HistoryRow(*row[2:]) for row in rows}
 
     async def due(
-        self, session: Session, shards: Collection[int], *, until_us: int, limit: int
-    ) -> tuple[int, list[ReminderRow]]:
+        self, session: Session, shards: Collection[int], *, until_us: int, limit: int, intact_only: bool = False
+    ) -> tuple[int, list[ReminderRow], list[DamagedReminder]]:
         ((time,), *_), rows = await session.transact(
-            [(CLOCK, ()), (self._sql(_DUE), (int4s(sorted(set(shards))), until_us, limit))]
+            [
+                (CLOCK, ()),
+                (self._sql(_DUE_INTACT if intact_only else _DUE), (int4s(sorted(set(shards))), until_us, limit)),
+            ]
         )
-        return time, [
-            ReminderRow(EntityId(type_name, key), name, ReminderKind(kind), *rest)
-            for type_name, key, name, kind, *rest in rows
-        ]
+        due: list[ReminderRow] = []
+        damaged: list[DamagedReminder] = []
+        for holds, type_name, key, name, kind, *rest in rows:
+            entity = EntityId(type_name, key)
+            try:
+                row = ReminderRow(entity, name, ReminderKind(kind), *rest)
+            except UNDECODABLE as error:
+                damaged.append(DamagedReminder(entity, name, str(error)))
+                continue
+            if holds:
+                due.append(row)
+            else:
+                damaged.append(DamagedReminder(entity, name, _DIFFERS))
+        return time, due, damaged
 
     async def in_flight(
         self, session: Session, shards: Collection[int], *, after: EntityId | None, limit: int
@@ -218,11 +266,68 @@ class Reader:
         )
 
 
+@contextmanager
+def reading(entity: EntityId) -> Generator[None]:
+    """Around reads of one entity for people: a row that cannot be decoded is a DamagedRow."""
+    try:
+        yield
+    except UNDECODABLE as error:
+        raise DamagedRow(
+            f"{entity}: a stored row is not as it was written ({error}). Nothing was changed; restore it from a backup"
+        ) from None
+
+
 def _by_entity(rows: Rows) -> defaultdict[tuple[str, str], list[tuple[Any, ...]]]:
     grouped: defaultdict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
     for row in rows:
         grouped[row[0], row[1]].append(row[2:])
     return grouped
+
+
+def _loaded(entity: EntityId, rows: Sequence[list[tuple[Any, ...]]], damaged: list[DamagedMessage]) -> Loaded:
+    """An entity from its rows by query, or a mark of what is damaged. Damaged messages are added to `damaged`."""
+    states, runs, journal, items, attempts, noted, inbox = rows
+    found = (_message(entity, row, damaged) for row in inbox)
+    mail = [envelope for envelope in found if envelope is not None]
+    is_noted = bool(noted)
+
+    def refused(what: str, version: int = 0) -> Loaded:
+        return Loaded(entity=entity, version=version, inbox=mail, damage=what, is_noted=is_noted)
+
+    if states and not states[0][0]:
+        return refused(f"the row of its state (version {states[0][1]}) is damaged: {_DIFFERS}", states[0][1])
+    for holds, mailbox, position, *_ in items:
+        if not holds:
+            return refused(f"the item at position {position} of its mailbox {mailbox!r} is damaged: {_DIFFERS}")
+    try:
+        return loaded_of(
+            entity,
+            states[0][1:] if states else None,
+            runs=list(map(run_row, runs)),
+            journal=[JournalRow(*row[1:]) for row in journal],
+            items=[MailboxItem(*row[1:]) for row in items],
+            attempts=list(map(attempt_row, attempts)),
+            inbox=mail,
+            damaged_runs={
+                row[1]: f"entry {row[3]} of its journal is damaged: {_DIFFERS}" for row in journal if not row[0]
+            },
+            is_noted=is_noted,
+        )
+    except UNDECODABLE as error:
+        return refused(f"a row of its runs or attempts is damaged: {error}")
+
+
+def _message(entity: EntityId, row: tuple[Any, ...], damaged: list[DamagedMessage]) -> Envelope | None:
+    """A message from (holds, its columns); None for a damaged one, which is added to `damaged`."""
+    holds, *columns = row
+    reason = _DIFFERS
+    if holds:
+        try:
+            return from_columns(*entity, tuple(columns))
+        except UNDECODABLE as error:
+            reason = str(error)
+    damaged.append(DamagedMessage(entity, columns[0], columns[1], reason))
+    return None
 
 
 def loaded_of(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loaded:

@@ -103,6 +103,7 @@ entities = Table(
     _required("schema_version", Integer()),
     _required("clock", BigInteger()),
     _required("updated_at", _INSTANT),
+    Column("checksum", BigInteger),  # see checksums.py; NULL = not checked
     PrimaryKeyConstraint("shard", "type", "key", name="pk_entities"),
     postgresql_with={"fillfactor": 80},
 )
@@ -139,6 +140,7 @@ inbox = Table(
     _required("position", BigInteger()),
     _required("message_id", _NAME),
     *_message(),
+    Column("checksum", BigInteger),  # see checksums.py; NULL = not checked
     PrimaryKeyConstraint("shard", "type", "key", "position", "message_id", name="pk_inbox"),
 )
 
@@ -157,6 +159,7 @@ reminders = Table(
     _required("args", _JSON),
     # Expression and time zone of a recurring one, in one text; empty for all others.
     Column("cron", Text, nullable=False, server_default=""),
+    Column("checksum", BigInteger),  # see checksums.py; NULL = not checked
     PrimaryKeyConstraint("shard", "type", "key", "name", name="pk_reminders"),
     # The owner of a shard reads the next window of due times.
     Index("ix_reminders_due", "shard", "due_at"),
@@ -201,6 +204,7 @@ journal = Table(
     _required("entry", _JSON),
     _required("recorded_at", _INSTANT),
     Column("state", _JSON),  # as in history
+    Column("checksum", BigInteger),  # see checksums.py; NULL = not checked
     PrimaryKeyConstraint("shard", "type", "key", "workflow", "run_id", "number", name="pk_journal"),
     Index("ix_journal_expiry", "recorded_at", postgresql_using="brin"),  # for the janitor, as for history
 )
@@ -229,6 +233,7 @@ mailbox_items = Table(
     _required("position", BigInteger()),
     _required("message_id", Text()),
     _required("item", _JSON),
+    Column("checksum", BigInteger),  # see checksums.py; NULL = not checked
     PrimaryKeyConstraint("shard", "type", "key", "mailbox", "position", name="pk_mailbox_items"),
 )
 

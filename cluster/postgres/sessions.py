@@ -7,7 +7,7 @@ statements nor settings; the settings are made at the beginning of each transact
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 
@@ -20,7 +20,7 @@ from .names import application_name, without_password
 class SessionSettings:
     """How to talk to Postgres. Every wait has a limit; times in seconds."""
 
-    dsn: str
+    dsn: str = field(repr=False)
     incarnation: str = ""
     """Host on whose behalf we write; names the sessions so that whoever fences the host can end them."""
     is_pooled: bool = False

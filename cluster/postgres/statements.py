@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from . import arrays
+from . import arrays, checksums
 
 _KINDS: dict[str, tuple[arrays.Encoder, str]] = {
     "int4": (arrays.int4s, "int4[]"),
@@ -118,12 +118,17 @@ ENTITIES_CHANGED = ArrayStatement(
     f"{_ADDRESS}, expected int8, version int8, state jsonb, schema_version int4, clock int8",
     _counted(
         "update {s}.entities t set version = u.version, state = u.state, schema_version = u.schema_version,"
-        f" clock = u.clock, updated_at = statement_timestamp() from {{u}} where {_same()} and t.version = u.expected"
+        f" clock = u.clock, checksum = {checksums.ENTITIES.made('u')}, updated_at = statement_timestamp()"
+        f" from {{u}} where {_same()} and t.version = u.expected"
     ),
 )
 ENTITIES_NEW = ArrayStatement(
     f"{_ADDRESS}, version int8, state jsonb, schema_version int4, clock int8",
-    _insert("entities", more=", updated_at", select="u.*, statement_timestamp()"),
+    _insert(
+        "entities",
+        more=", updated_at, checksum",
+        select=f"u.*, statement_timestamp(), {checksums.ENTITIES.made('u')}",
+    ),
 )
 HISTORY = ArrayStatement(
     f"{_ADDRESS}, message_id text, version int8, kind text, name text, sender text, fingerprint bytea, args jsonb,"
@@ -137,13 +142,21 @@ HISTORY = ArrayStatement(
 )
 INBOX = ArrayStatement(
     f"{_ADDRESS}, position int8, message_id text, {_MESSAGE}",
-    _insert("inbox", select=_MESSAGE_VALUES, then="on conflict do nothing"),
+    _insert(
+        "inbox",
+        more=", checksum",
+        select=f"{_MESSAGE_VALUES}, {checksums.INBOX.made('u')}",
+        then="on conflict do nothing",
+    ),
 )
 REMINDERS = ArrayStatement(
     f"{_ADDRESS}, name text, kind text, generation int8, due_at time, every_us int8, catch_up_all bool, handler text,"
     " args jsonb, cron text",
     _insert(
-        "reminders", then=_replacing("name", "kind, generation, due_at, every_us, catch_up_all, handler, args, cron")
+        "reminders",
+        more=", checksum",
+        select=f"u.*, {checksums.REMINDERS.made('u')}",
+        then=_replacing("name", "kind, generation, due_at, every_us, catch_up_all, handler, args, cron, checksum"),
     ),
 )
 RUNS = ArrayStatement(
@@ -166,13 +179,14 @@ JOURNAL = ArrayStatement(
     f"{_ADDRESS}, workflow text, run_id text, number int4, version int8, entry jsonb, state jsonb",
     _insert(
         "journal",
-        more=", recorded_at",
+        more=", recorded_at, checksum",
         select="u.shard, u.type, u.key, u.workflow, u.run_id, u.number, u.version, u.entry, nullif(u.state, 'null'),"
-        " statement_timestamp()",
+        f" statement_timestamp(), {checksums.JOURNAL.made('u')}",
     ),
 )
 ITEMS = ArrayStatement(
-    f"{_ADDRESS}, mailbox text, position int8, message_id text, item jsonb", _insert("mailbox_items")
+    f"{_ADDRESS}, mailbox text, position int8, message_id text, item jsonb",
+    _insert("mailbox_items", more=", checksum", select=f"u.*, {checksums.ITEMS.made('u')}"),
 )
 ATTEMPTS = ArrayStatement(
     f"{_ADDRESS}, operation text, activity text, attempt int4, error jsonb, next_at time, first_at time,"

@@ -18,8 +18,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from ...entities.activity import ActivityInfo
+from ...entities.codec import CannotDecode, PayloadCodec
 from ...entities.errors import ApplicationError
+from ...entities.ids import EntityId
 from ...entities.messages import OperationAddress
+from ...entities.store.encoded import unreadable
+from ...entities.store.sealing import Sealer
 from ...entities.transactional import StepAttempt
 from .names import application_name, quoted
 
@@ -45,7 +49,16 @@ class _DoneElsewhere(Exception):
 class PostgresSteps:
     """`StepTransactions` of one namespace."""
 
-    def __init__(self, *, dsn: str, namespace: str, incarnation: str = "", is_pooled: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        dsn: str,
+        namespace: str,
+        incarnation: str = "",
+        is_pooled: bool = False,
+        codec: PayloadCodec | None = None,
+    ) -> None:
+        self._sealer = Sealer(codec, namespace) if codec is not None else None
         self._dsn = dsn
         self._schema = quoted(namespace)
         self._application = application_name(incarnation)
@@ -98,7 +111,13 @@ class PostgresSteps:
 
     async def _recorded(self, connection: AsyncConnection, address: dict[str, object]) -> bytes | None:
         row = (await connection.execute(self._of(_RECORDED), address)).first()
-        return None if row is None else str(row[0]).encode()
+        if row is None:
+            return None
+        result = str(row[0]).encode()
+        try:
+            return result if self._sealer is None else self._sealer.open_step(*_place(address), result)
+        except CannotDecode as why:
+            raise unreadable(_place(address)[0], why) from None
 
     async def _record(
         self, connection: AsyncConnection, info: ActivityInfo, address: dict[str, object], result: bytes
@@ -109,6 +128,8 @@ class PostgresSteps:
                 f"{info.entity}: step {info.activity} was rolled back, because its run has ended meanwhile",
                 non_retryable=True,
             )
+        if self._sealer is not None:
+            result = self._sealer.seal_step(*_place(address), result)
         row = {**address, "step": info.activity, "result": result.decode()}
         if (await connection.execute(self._of(_RECORD), row)).first() is None:
             raise _DoneElsewhere
@@ -121,6 +142,12 @@ def _address(attempt: StepAttempt) -> dict[str, object]:
     operation = OperationAddress.parse(attempt.info.operation)
     entity = attempt.info.entity
     return {"shard": attempt.shard, "type": entity.type, "key": entity.key, **operation._asdict()}
+
+
+def _place(address: dict[str, object]) -> tuple[EntityId, tuple[str, ...]]:
+    """Of a step's result, for a codec."""
+    entity = EntityId(str(address["type"]), str(address["key"]))
+    return entity, tuple(str(address[name]) for name in ("workflow", "run_id", "number"))
 
 
 async def _execute(fn: Callable[..., Any], connection: AsyncConnection, arguments: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ waits can hold back a commit or a lease renewal. Nothing is opened before it is 
 the next call.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Self, TypeVar
 
@@ -26,16 +27,19 @@ from ...entities.store.rows import (
 )
 from .archive import PostgresArchive
 from .commit import Committer
+from .damage import Undertaker
 from .directory import DirectoryTables
 from .exchange import Refused, Session, Statement
 from .failures import is_repeatable, unavailable
 from .janitor import Janitor
 from .names import quoted
-from .reads import Reader
+from .reads import DamagedMessage, Reader, reading
 from .sessions import Pool, SessionSettings
 from .statements import CLOCK
 from .suspects import SuspectTable
 from .transact import TransactionCommitter
+
+log = logging.getLogger("perdure.store")
 
 COMMIT_SESSIONS = 2
 TRANSACTION_SESSIONS = 4
@@ -100,11 +104,17 @@ class PostgresStore:
 
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
         reader = await self._reader()
-        return await self._read(lambda session: reader.load(session, entities, inbox_max=inbox_max))
+        loaded, damaged = await self._read(lambda session: reader.load(session, entities, inbox_max=inbox_max))
+        await self._bury(damaged)
+        return loaded
 
     async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
         reader = await self._reader()
-        return await self._read(lambda session: reader.inbox(session, entities, per_entity_max=per_entity_max))
+        found, damaged = await self._read(
+            lambda session: reader.inbox(session, entities, per_entity_max=per_entity_max)
+        )
+        await self._bury(damaged)
+        return found
 
     async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
         reader = await self._reader()
@@ -116,7 +126,18 @@ class PostgresStore:
 
     async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
         reader = await self._reader()
-        return await self._read(lambda session: reader.due(session, shards, until_us=until_us, limit=limit))
+        time, rows, damaged = await self._read(
+            lambda session: reader.due(session, shards, until_us=until_us, limit=limit)
+        )
+        if damaged:
+            for entity, name, reason in damaged:
+                what = f"{entity}: its reminder {name!r} is damaged and does not fire: {reason}"
+                log.error("%s", what)
+                await self.park(entity, what)
+            _, rows, _ = await self._read(
+                lambda session: reader.due(session, shards, until_us=until_us, limit=limit, intact_only=True)
+            )
+        return time, rows
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
         reader = await self._reader()
@@ -124,7 +145,8 @@ class PostgresStore:
 
     async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
         reader = await self._reader()
-        return await self._read(lambda session: reader.run(session, entity, workflow))
+        with reading(entity):
+            return await self._read(lambda session: reader.run(session, entity, workflow))
 
     async def with_live_runs(self, type_name: str, *, after: EntityId | None, limit: int) -> list[EntityId]:
         reader = await self._reader()
@@ -210,6 +232,15 @@ class PostgresStore:
 
     async def _reader(self) -> Reader:
         return Reader(schema=self._schema, shard_count=await self.shard_count())
+
+    async def _bury(self, damaged: Sequence[DamagedMessage]) -> None:
+        if damaged:
+            undertaker = Undertaker(schema=self._schema, shard_count=await self.shard_count())
+            for entity, _, message_id, reason in damaged:
+                log.error(
+                    "%s: the stored message %s is damaged and goes to the dead letters: %s", entity, message_id, reason
+                )
+            await self._read(lambda session: undertaker.bury(session, damaged))  # repeating it changes nothing
 
     async def _suspects(self) -> SuspectTable:
         return SuspectTable(schema=self._schema, shard_count=await self.shard_count())

@@ -25,9 +25,11 @@ from ..errors import (
 from ..ids import EntityId
 from ..messages import Envelope, Kind, OperationAddress, Reply, Status, encode_json
 from ..operate import read_act
+from ..recurrence import cannot_recur
 from ..store.rows import (
     Loaded,
     ReminderKind,
+    ReminderRow,
 )
 from .deliveries import (
     ActivityDone,
@@ -183,6 +185,8 @@ class Activation(Maintenance):
                 f"{self.id}.{item.envelope.name}: the engine failed ({error!r}); nothing was changed"
             ).body()
             item.reply(Status.ERROR, encode_json(body), 0)
+        elif isinstance(item, Fire):
+            self.engine.arrivals.note_crash(self.id, occurrence_id(item.row))
         self.engine.drop(self)
 
     def _process(self, item: Item) -> None:
@@ -263,6 +267,8 @@ class Activation(Maintenance):
         if not self._is_current(row):
             self.engine.wheel.drop_stale(row)
             return
+        if self._cannot_fire(row):
+            return
         if row.kind is ReminderKind.TIMER:
             if not self._fire_limit(item):
                 self._fire_timer(item)
@@ -278,11 +284,21 @@ class Activation(Maintenance):
         )
         delivery = Delivery(envelope, None)
         delivery.fired, delivery.fired_us = row, self.engine.now_us()
-        problem = item.problem or self._check(envelope)
-        if problem is not None:
-            self._refuse_stored(delivery, problem)
+        refusal = item.problem or self._check(envelope)
+        if refusal is not None:
+            self._refuse_stored(delivery, refusal)
         else:
             self._handle(delivery)
+
+    def _cannot_fire(self, row: ReminderRow) -> bool:
+        """Whether it means nothing here and could not be armed again. It stays, until what is due is read again."""
+        problem = cannot_recur(row.every_us, row.cron) if row.is_recurring else ""
+        if self.engine.arrivals.has_given_up(self.id, occurrence_id(row)):
+            problem = "the engine failed on it"
+        if problem:
+            self.engine.wheel.drop_stale(row)
+            self.engine.readers.note_parked(self.id, f"{self.id}: its reminder {row.name!r} does not fire: {problem}")
+        return bool(problem)
 
 
 def _mismatch(entity: EntityId, envelope: Envelope) -> IdempotencyMismatch:

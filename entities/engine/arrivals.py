@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import EntityParked, PerdureError
+from ..errors import DamagedRow, EntityParked, PayloadUnreadable, PerdureError
 from ..ids import EntityId, check_key
-from ..messages import Envelope, Status, encode_json
+from ..messages import Envelope, Kind, Status, encode_json
 from ..store.rows import Loaded
 from .activation import Activation
 from .deliveries import Delivery, Fire, Item
 
 if TYPE_CHECKING:
+    from ..definition import EntityDefinition
     from .engine import Engine
 
 log = logging.getLogger("perdure.engine")
@@ -111,7 +112,7 @@ class Arrivals:
             log.warning("%s: this host has no such type", loaded.entity)
             return
         try:
-            activation = Activation(self._engine, definition, shard, loaded)
+            activation = self._activation(definition, shard, loaded)
         except EntityParked as problem:
             self._parked(loaded, problem, waiting)
             return
@@ -121,7 +122,6 @@ class Arrivals:
             return
         self._engine.active[loaded.entity] = activation
         self._engine.holds.arrived(activation)
-        self._parked_until.pop(loaded.entity, None)
         for envelope in loaded.inbox:
             activation.deliver(self._stored(envelope))
         activation.mail_wanted = len(loaded.inbox) >= self._engine.readers.inbox_max
@@ -132,6 +132,32 @@ class Arrivals:
                 activation.push(item)
         activation.start_pending()
         self._tell_ended(activation)
+
+    def _activation(self, definition: "EntityDefinition", shard: int, loaded: Loaded) -> Activation:
+        """Raises EntityParked, for whatever is wrong with what is stored."""
+        if loaded.problem:
+            raise PayloadUnreadable(loaded.problem)
+        if loaded.damage:
+            raise EntityParked(
+                f"{loaded.entity}: {loaded.damage}. Nothing of it is run or written over. Restore the row, or accept "
+                f"it as it is with `perdure db accept {loaded.entity}`; the next call then activates it",
+                why=DamagedRow.code,
+            )
+        activation = Activation(self._engine, definition, shard, loaded)
+        self._parked_until.pop(loaded.entity, None)
+        if loaded.is_noted:
+            self._engine.readers.note_parked(loaded.entity, "")
+        return activation
+
+    def failed(self, loaded: Loaded, error: Exception) -> None:
+        """A bug of ours, or rows that nobody thought of: this entity is parked, the others of its batch are not."""
+        log.error("%s could not be activated", loaded.entity, exc_info=error)
+        waiting = self.loading.pop(loaded.entity, [])
+        activation = self._engine.active.pop(loaded.entity, None)
+        if activation is not None:
+            waiting = activation.unfinished() + waiting
+            activation.close()
+        self._parked(loaded, EntityParked(f"{loaded.entity}: it could not be activated: {error!r}"), waiting)
 
     def _tell_ended(self, activation: Activation) -> None:
         """The end of a run may have been committed by a commit whose answer got lost."""
@@ -146,7 +172,11 @@ class Arrivals:
             delivery.needs_lookup = True
         if self._engine.suspects.taken and self._engine.suspects.is_old(envelope):
             delivery.needs_lookup = True  # before which it is held
-        if self._crashes and self._crashes[envelope.entity, envelope.id] >= CRASHES_MAX:
+        if (
+            envelope.kind is Kind.QUERY and not envelope.reply_to
+        ):  # nobody stores such a message: it would stay for ever
+            delivery.problem = DamagedRow(f"{envelope.entity}.{envelope.name}: a query was waiting that nobody asked")
+        if self.has_given_up(envelope.entity, envelope.id):
             delivery.problem = PerdureError(
                 f"{envelope.entity}.{envelope.name}: the engine failed {CRASHES_MAX} times on it"
             )
@@ -187,6 +217,10 @@ class Arrivals:
                 self._engine.readers.fetch_mail(entity)
             else:
                 self.activate(entity)
+
+    def has_given_up(self, entity: EntityId, message_id: str) -> bool:
+        """Whether the engine itself has failed on it too often."""
+        return bool(self._crashes) and self._crashes[entity, message_id] >= CRASHES_MAX
 
     def note_crash(self, entity: EntityId, message_id: str) -> None:
         """This message made the engine itself fail."""

@@ -15,9 +15,10 @@ from ..errors import (
     PerdureError,
     TransactionConflict,
     Unavailable,
+    error_from_body,
 )
 from ..ids import EntityId, SendClock, new_message_id
-from ..messages import Envelope, Kind, Reply, Status, encode_json
+from ..messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from ..store.port import HostFenced, NotStorable, StoreUnavailable, WriteConflict
 from ..store.rows import STATE_NOT_KEPT, Batch, EntityWrite, HistoryRow, ReminderKind, ReminderRow
 from ..transaction_messages import Commit, Part, Recorded, Step, decode, encode
@@ -124,6 +125,8 @@ class Coordinator:
         row = found.get((first, commit.transaction))
         if row is None:
             return Recorded(is_committed=False)
+        if not row.fingerprint:
+            raise error_from_body(decode_error(row.outcome))  # it is there, but cannot be read
         if row.fingerprint != commit.fingerprint:
             raise IdempotencyMismatch(
                 f"{first}: the idempotency key was used before for a transaction with other arguments or entities; "

@@ -166,7 +166,10 @@ class Readers:
             for entity in wanted:
                 self._loads.pop(entity, None)
             for loaded in found:
-                self._engine.arrivals.arrived(loaded)
+                try:
+                    self._engine.arrivals.arrived(loaded)
+                except Exception as error:  # noqa: BLE001 - one entity must not hold up the others of its batch
+                    self._engine.arrivals.failed(loaded, error)
         self._load_wanted.clear()  # only now: if the store fails, the next try must not wait to be asked
 
     async def _serve_mail(self) -> None:
@@ -329,7 +332,7 @@ class Readers:
 
 def _answer_again(delivery: Delivery, row: HistoryRow) -> None:
     """A repeat gets the first outcome."""
-    if row.fingerprint != delivery.fingerprint:
+    if row.fingerprint and row.fingerprint != delivery.fingerprint:  # empty: the outcome cannot be read
         what = f"{delivery.envelope.entity}.{delivery.envelope.name}"
         error = IdempotencyMismatch(f"{what}: the idempotency key was used before with another payload")
         delivery.reply(Status.ERROR, encode_json(error.body()), 0)

@@ -46,6 +46,7 @@ from .journal import (
     numbered,
 )
 from .loop import WorkflowLoop, WorkflowTimer
+from .loops import check_depth
 
 if TYPE_CHECKING:
     from ..activity import ActivityOptions
@@ -443,6 +444,7 @@ class Run:
                     f"{self.entity}.{self.row.workflow} would wait for itself: {' → '.join(waits)} → {target}#{name}",
                     chain=[*waits, f"{target}#{name}"],
                 )
+            check_depth(f"{self.entity}.{self.row.workflow}", waits, f"{target}.{name}")
         options = self._adopt(options, self.next_number, target, name)
         future = self._operate(
             OperationKind.CALL, f"{target.type}.{name}", CallDetail(target, kind, name, args, options)

@@ -9,6 +9,8 @@ class EngineSettings:
 
     mailbox_max: int = 10_000
     """Messages waiting for one entity; beyond it they are refused as busy, before anything is acknowledged."""
+    hops_max: int = 10_000
+    """Messages of entities of which each caused the next one: beyond it they loop, and end as dead letters."""
     idle_s: float = 60.0
     """An entity without work leaves memory after this time."""
     activations_max: int = 200_000

@@ -57,6 +57,8 @@ class KeptState(NamedTuple):
     """None: not retained."""
     present: int
     """The entity's present version; 0 = it does not exist."""
+    left_by: int = 0
+    """The version whose row holds the state: this one, or an earlier one if those in between left what they found."""
 
 
 class Letter(NamedTuple):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from zlib import crc32
 
 import msgspec
 
@@ -53,6 +54,10 @@ class StoredEntity:
     items: dict[tuple[str, int], MailboxItem] = field(default_factory=dict)
     attempts: dict[str, AttemptRow] = field(default_factory=dict)
     updated_us: int = 0
+    checksum: tuple[int, int] | None = None
+    """(version, checksum) of what was written; None, or of an older version: not checked."""
+    entry_sums: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """Checksums of journal rows; those without are not checked."""
 
 
 _NOTHING = StoredEntity()
@@ -83,6 +88,9 @@ class MemoryStore(MemoryDirectory):
     def dead_letters(self) -> list[DeadLetter]:
         """Messages given up, oldest first; one that dies again is there once."""
         return [letter for _, letter in self._dead_letters.values()]
+
+    async def close(self) -> None:
+        """Nothing to close."""
 
     # --- The group commit ---------------------------------------------------------------------------------------------
 
@@ -194,10 +202,15 @@ class MemoryStore(MemoryDirectory):
         stored = self._entity(write.entity)
         stored.version, stored.state, stored.updated_us = write.version, write.state, now
         stored.schema_version, stored.clock = write.schema_version, write.clock
+        stored.checksum = write.version, _checksum(write.entity, write)
         stored.history.update((row.message_id, (now, row)) for row in write.history)
         stored.reminders.update((row.name, row) for row in write.reminders_set)
         stored.runs.update((row.workflow, row) for row in write.runs)
         stored.journal.update(((row.workflow, row.run_id, row.number), (now, row)) for row in write.journal)
+        if write.journal:
+            stored.entry_sums.update(
+                ((row.workflow, row.run_id, row.number), _entry_sum(write.entity, row)) for row in write.journal
+            )
         stored.items.update(((item.mailbox, item.position), item) for item in write.items_put)
         stored.attempts.update((row.operation, row) for row in write.attempts_set)
         self._dead_letters.update(((write.entity, letter.envelope.id), (now, letter)) for letter in write.dead_letters)
@@ -218,6 +231,19 @@ class MemoryStore(MemoryDirectory):
 
     def _load(self, entity: EntityId, inbox_max: int) -> Loaded:
         stored = self._entities.get(entity, _NOTHING)
+        if (
+            stored.checksum is not None
+            and stored.checksum[0] >= stored.version
+            and stored.checksum != (stored.version, _checksum(EntityId(*entity), stored))
+        ):
+            reason = f"the row of its state (version {stored.version}) is damaged: its checksum does not fit"
+            return Loaded(
+                entity=EntityId(*entity),
+                version=stored.version,
+                inbox=_first(stored.inbox, inbox_max),
+                damage=reason,
+                is_noted=entity in self.parked,
+            )
         live = {run.run_id for run in stored.runs.values() if not run.status.is_terminal}
         return Loaded(
             entity=EntityId(*entity),
@@ -234,6 +260,14 @@ class MemoryStore(MemoryDirectory):
             items=[item for _, item in sorted(stored.items.items())],
             attempts=[attempt for _, attempt in sorted(stored.attempts.items())],
             inbox=_first(stored.inbox, inbox_max),
+            damaged_runs={
+                workflow: f"entry {number} of its journal is damaged: its checksum does not fit"
+                for (workflow, run_id, number), (_, row) in stored.journal.items()
+                if run_id in live
+                and stored.entry_sums.get((workflow, run_id, number), known := _entry_sum(EntityId(*entity), row))
+                != known
+            },
+            is_noted=entity in self.parked,
         )
 
     async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
@@ -368,6 +402,16 @@ def _touched(batch: Batch) -> Iterator[tuple[EntityId, int]]:
     yield from ((envelope.entity, shard) for shard, envelope in batch.arrivals)
 
 
+def _checksum(entity: EntityId, row: EntityWrite | StoredEntity) -> int:
+    """Of a state and of where and how it belongs."""
+    return crc32(row.state or b"", crc32(f"{entity}/{row.version}/{row.schema_version}/{row.clock}".encode()))
+
+
+def _entry_sum(entity: EntityId, row: JournalRow) -> int:
+    place = f"{entity}/{row.workflow}/{row.run_id}/{row.number}/{row.version}"
+    return crc32(row.entry, crc32(place.encode(errors="replace")))
+
+
 def _first(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]:
     return [envelope for _, envelope in islice(sorted(inbox.items()), limit)]
 
@@ -379,3 +423,4 @@ def _prune_journals(stored: StoredEntity, before: int) -> None:
         is_needed = run is not None and run.run_id == run_id and not (run.status.is_terminal and run.ended_us < before)
         if not is_needed and recorded_us < before:
             del stored.journal[workflow, run_id, number]
+            stored.entry_sums.pop((workflow, run_id, number), None)

@@ -76,7 +76,7 @@ class MemoryArchive:
         if stored is None or not stored.version:
             return KeptState(None, 0)
         if version == stored.version:
-            return KeptState(stored.state, stored.version)
+            return KeptState(stored.state, stored.version, version)
         rows = [(row.version, 0, row.state) for _, row in stored.history.values()]
         rows += [(row.version, 1, row.state) for _, row in stored.journal.values()]
         seen = {version}
@@ -89,7 +89,7 @@ class MemoryArchive:
                 break  # a gap: what happened in between is not known
             seen.add(earlier)
             if state != STATE_UNCHANGED:
-                return KeptState(None if state == STATE_NOT_KEPT else state, stored.version)
+                return KeptState(None if state == STATE_NOT_KEPT else state, stored.version, earlier)
         return KeptState(None, stored.version)
 
     async def everything(self, entity: EntityId) -> Everything | None:

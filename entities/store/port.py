@@ -97,7 +97,11 @@ class EntityStore(Protocol):
         ...
 
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
-        """The entities as committed, in the order asked for, from one snapshot; missing ones have version 0."""
+        """The entities as committed, in the order asked for, from one snapshot; missing ones have version 0.
+
+        Rows that are not as they were written harm nobody else: of the entity and of its runs the answer says so
+        (`damage`, `damaged_runs`); a message is moved to the dead letters as it is, here and in `inbox`.
+        """
         ...
 
     async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
@@ -113,7 +117,10 @@ class EntityStore(Protocol):
         ...
 
     async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
-        """(database time µs, `limit` reminders of these shards due at or before `until_us`, earliest first)."""
+        """(database time µs, `limit` reminders of these shards due at or before `until_us`, earliest first).
+
+        Damaged ones are left out and stay as they are, with a note as by `park`.
+        """
         ...
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:

@@ -363,6 +363,14 @@ class Loaded:
     attempts: list[AttemptRow] = field(default_factory=list)
     inbox: list[Envelope] = field(default_factory=list)
     """Ordered by (position, id); at most `inbox_max` of them."""
+    problem: str = ""
+    """Not empty: something of it cannot be read, for this reason, and nothing else here says anything."""
+    damage: str = ""
+    """What is wrong with its rows: the entity must not be run on them, and nothing of it may be overwritten."""
+    damaged_runs: dict[str, str] = field(default_factory=dict)
+    """Workflow → what is wrong with the journal of its live run, which cannot be rebuilt."""
+    is_noted: bool = False
+    """There is a note that it is parked (see `EntityStore.park`)."""
 
 
 class ShardOwner(NamedTuple):

@@ -192,7 +192,8 @@ class FaultyStore(MemoryStore):
         return {str(entity): stored.state for entity, stored in sorted(self._entities.items()) if stored.state}
 
     def set_state(self, entity: str, state: bytes) -> None:
-        self._entities[EntityId.parse(entity)].state = state
+        stored = self._entities[EntityId.parse(entity)]
+        stored.state, stored.checksum = state, None  # as another program's own state, not as damage
 
 
 class Crasher:

@@ -66,6 +66,9 @@ def replay(registry: Registry, recorded: Iterable[Loaded]) -> Report:
         live = [row for row in loaded.runs if not row.status.is_terminal]
         runs += len(live)
         entries += len(loaded.journal)
+        if loaded.problem:
+            misfits.append(Misfit(loaded.entity, "", "", loaded.problem))
+            continue
         definition = registry.find(loaded.entity.type)
         if definition is None:
             misfits.append(Misfit(loaded.entity, "", "", f"there is no entity class {loaded.entity.type!r}"))
@@ -199,7 +202,7 @@ def decode_recording(data: bytes) -> list[Loaded]:
     """Inverse of encode_recording. Raises ValueError for anything else."""
     try:
         recording = msgspec.json.decode(data, type=_Recording)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not an export of recorded runs: {error}") from None
     if recording.format != FORMAT:
         raise ValueError(f"the export has format {recording.format}, this release reads {FORMAT}")

@@ -18,10 +18,10 @@ STATIC = Path(__file__).parent / "static"
 LIMITS = Limits.model_validate_json(os.environ.get("FOOD_DELIVERY_LIMITS", "{}"))
 
 app = FastAPI(title="Late Supper", lifespan=lifespan([Order, Customer, Board], inner=demo.stage))
-install(app)
+install(app, every_error=True)
 
 
-class NewOrder(BaseModel):
+class NewOrder(BaseModel, strict=True):
     product_id: int
     customer_id: str = "guest"
     card: str = "4242"

@@ -9,9 +9,11 @@ from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
 from perdure.api import Settings, create_app, health_router
-from perdure.api.access import ApiKeys, Guard, is_loopback
+from perdure.api.access import Guard
+from perdure.api.api_keys import ApiKeys
 from perdure.api.serve import AddressRefused, InsecureBind, bind, check_binding
 from perdure.api.settings import unknown_variables
+from perdure.cluster.loopback import is_loopback
 
 from .fake import FakeCaller
 from .shop import Order
@@ -87,7 +89,7 @@ def test_weak_keys_are_refused(key: str) -> None:
 @pytest.mark.parametrize("text", ["sha256:12345678901234567890", "sha256:" + "zz" * 32])
 def test_a_hash_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"64 hexadecimal|non-hexadecimal"):
-        ApiKeys([SecretStr(text)])
+        ApiKeys.of([SecretStr(text)], {}, {})
 
 
 def test_keys_come_from_the_environment_and_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +208,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
 
 
 def test_variables_that_mean_nothing_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERDURE_API_KEY", "x")
+    monkeypatch.setenv("PERDURE_ALLOWED_HOST", "x")
     monkeypatch.setenv("PERDURE_PORT", "1")
     warnings = unknown_variables()
-    assert warnings == ["PERDURE_API_KEY means nothing to Perdure; did you mean PERDURE_API_KEYS?"]
+    assert warnings == ["PERDURE_ALLOWED_HOST means nothing to Perdure; did you mean PERDURE_ALLOWED_HOSTS?"]

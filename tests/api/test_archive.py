@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from perdure.api import Settings, create_app
+from perdure.api.cursors import wrap
 from perdure.entities import ApplicationError, Entity, RetryPolicy, handler
 from perdure.entities.client import set_default
 from perdure.entities.testing import LocalCluster
@@ -106,7 +107,7 @@ async def test_pages_of_a_search_are_followed_by_their_cursor(client: httpx.Asyn
         ("/entities/Parcel?status=a&status=b", 422, "invalid_argument"),
         ("/entities/Parcel?limit=0", 422, "invalid_argument"),
         ("/entities/Parcel?limit=x", 422, "invalid_argument"),
-        ("/entities/Parcel?after=x", 422, "invalid_argument"),
+        ("/entities/Parcel?after=x", 400, "bad_cursor"),
         ("/entities/Parcel/p/-/history?limit=9999", 422, "invalid_argument"),
         ("/entities/Parcel/p/-/history?kind=nonsense", 422, "invalid_argument"),
         ("/entities/Parcel/p/-/state", 404, "no_such_entity"),
@@ -115,7 +116,7 @@ async def test_pages_of_a_search_are_followed_by_their_cursor(client: httpx.Asyn
         ("/entities/Parcel/p/-/nothing", 404, "unknown_handler"),
         ("/dead-letters?since=yesterday", 422, "invalid_argument"),
         ("/dead-letters?key=p", 422, "invalid_argument"),
-        ("/dead-letters?after=x", 422, "invalid_argument"),
+        ("/dead-letters?after=x", 400, "bad_cursor"),
     ],
 )
 async def test_wrong_questions_get_problems(client: httpx.AsyncClient, path: str, status: int, code: str) -> None:
@@ -210,15 +211,10 @@ async def test_every_route_tells_its_parameters_and_its_body(client: httpx.Async
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/dead-letters?after=[99999999999999999999,%22a%22,%22b%22,%22c%22]",
-        "/dead-letters?after=[-999999999999999999,%22a%22,%22b%22,%22c%22]",
-    ],
-)
-async def test_a_cursor_out_of_all_time_is_no_cursor(client: httpx.AsyncClient, path: str) -> None:
-    assert (await get(client, path, 422))["code"] == "invalid_argument"
+@pytest.mark.parametrize("microseconds", [99999999999999999999, -999999999999999999])
+async def test_a_cursor_out_of_all_time_is_no_cursor(client: httpx.AsyncClient, microseconds: int) -> None:
+    cursor = wrap(f'[{microseconds},"a","b","c"]', ["dead letters", "type=None", "key=None", "since=None"])
+    assert (await get(client, f"/dead-letters?after={cursor}", 422))["code"] == "invalid_argument"
 
 
 async def test_a_version_beyond_all_numbers_is_not_retained(client: httpx.AsyncClient) -> None:

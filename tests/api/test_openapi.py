@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from perdure.api import entity_router
-from perdure.entities import Entity, handler
+from perdure.api import Settings, create_app, entity_router
+from perdure.entities import Entity, InvalidKey, handler
+from perdure.entities.ids import check_key
 
 from .shop import Order
 
@@ -182,3 +183,35 @@ def test_the_gateway_describes_each_type(app: FastAPI) -> None:
     paths = app.openapi()["paths"]
     assert {"/entities/Order/{key}/add", "/entities/Customer/{key}/ordered", "/livez", "/readyz"} <= paths.keys()
     assert not any("{type}/{key}/{member}" in path for path in paths)
+
+
+def test_the_gateway_says_where_a_key_is_needed() -> None:
+    settings = Settings(api_keys="a-key-of-sixteen-or-more")  # type: ignore[arg-type]
+    document = create_app([Order], settings=settings).openapi()
+    assert document["security"] == [{"ApiKey": []}]
+    assert document["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+    is_open = {path for path, _, operation in operations(document) if operation.get("security") == []}
+    assert is_open == {"/livez", "/readyz"}
+
+
+def test_without_keys_it_says_nothing_of_them(app: FastAPI) -> None:
+    assert "security" not in app.openapi()
+
+
+@pytest.mark.parametrize("key", ["a", " a", "a/b", ".a", "a b ", "☃", "é" * 256])
+def test_the_pattern_of_keys_allows_what_the_gateway_does(document: dict[str, Any], key: str) -> None:
+    assert jsonschema.Draft202012Validator(key_schema(document)).is_valid(key)
+    assert check_key("Order", key) == key
+
+
+@pytest.mark.parametrize("key", ["", " ", "\u2003", "a\nb", "\x00", "\x7f", "\x85", "x" * 513])
+def test_the_pattern_of_keys_refuses_what_the_gateway_does(document: dict[str, Any], key: str) -> None:
+    assert not jsonschema.Draft202012Validator(key_schema(document)).is_valid(key)
+    with pytest.raises(InvalidKey):
+        check_key("Order", key)
+
+
+def key_schema(document: dict[str, Any]) -> dict[str, Any]:
+    (key,) = (p for p in document["paths"]["/orders/{key}/pick_up"]["post"]["parameters"] if p["name"] == "key")
+    schema: dict[str, Any] = key["schema"]
+    return schema

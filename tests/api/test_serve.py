@@ -1,11 +1,8 @@
 """Serving over real sockets: what only shows there."""
 
 import asyncio
-import contextlib
-import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,6 +13,7 @@ from perdure.api.serve import AddressRefused, InsecureBind, bind, serving
 
 from .fake import FakeCaller
 from .shop import Order
+from .wire import talk
 
 SETTINGS = Settings(port=0, body_bytes_max=100_000, body_timeout_s=0.5)
 ADD = "POST /orders/o-1/add HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -28,42 +26,6 @@ async def url(caller: FakeCaller) -> AsyncGenerator[str]:
     app.include_router(entity_router(Order, settings=SETTINGS), prefix="/orders")
     async with serving(app, SETTINGS) as address:
         yield address
-
-
-class Answer:
-    def __init__(self, data: bytes) -> None:
-        head, _, self.body = data.partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")
-        self.status = int(lines[0].split()[1])
-        self.headers = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines[1:]}
-
-    @property
-    def code(self) -> str:
-        return str(json.loads(self.body)["code"])
-
-
-async def talk(url: str, *parts: bytes, pause_s: float = 0.0) -> Answer:
-    """Send bytes as they are until an answer comes; read until the server closes."""
-    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
-    received = bytearray()
-
-    async def receive() -> None:
-        with contextlib.suppress(ConnectionError):  # it closes while we are still sending
-            while data := await reader.read(65_536):
-                received.extend(data)
-
-    async with asyncio.timeout(10):
-        receiving = asyncio.create_task(receive())
-        with contextlib.suppress(ConnectionError):
-            for part in parts:
-                if received:
-                    break
-                writer.write(part)
-                await writer.drain()
-                await asyncio.sleep(pause_s)
-        await receiving
-    writer.close()
-    return Answer(bytes(received))
 
 
 async def test_keys_with_slashes_reach_the_entity(url: str, caller: FakeCaller) -> None:

@@ -7,8 +7,15 @@ import pytest
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.testing import LocalCluster
 
+from .encrypted import encrypt_faulty_stores
 from .faults import FaultyStore
 from .scenes import Account, world
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--encrypted", default=False):
+        encrypt_faulty_stores()
+
 
 QUICK = EngineSettings(handler_grace_s=0.05, mail_poll_s=0.2)
 

@@ -413,9 +413,9 @@ async def play(parts: list[Any], random: Random | None) -> tuple[Any, Any, int]:
         await cluster.drained()
         left = await machine.look()
         total = sum(
-            int(stored.state.split(b'"total":')[1].split(b"}")[0])
-            for entity, stored in store._entities.items()
-            if entity.type == "Peer" and stored.state
+            int(state.split(b'"total":')[1].split(b"}")[0])
+            for entity, state in store.states().items()
+            if entity.startswith("Peer/")
         )
     assert outside.violations == []
     assert store.dead_letters == []

@@ -11,13 +11,13 @@ import pytest
 from perdure.entities import DefinitionError, InvalidArguments, NotInWorkflow, WorkflowFailed, activity, heartbeat
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.heartbeat import DETAILS_BYTES_MAX, dump_details
-from perdure.entities.store.rows import AttemptRow, Batch
+from perdure.entities.store.rows import Batch
 from perdure.entities.testing import LocalCluster
 
 from .chores import Job, Outside, outside
 from .faults import Fault, FaultyStore
 from .scenes import world
-from .waiting import eventually
+from .waiting import becomes, eventually
 
 J = Job.ref("j")
 
@@ -56,7 +56,7 @@ async def test_an_attempt_goes_on_where_the_last_one_failed(jobs: LocalCluster) 
 
 async def test_details_survive_a_crash_of_the_host(jobs: LocalCluster, store: FaultyStore) -> None:
     run = asyncio.create_task(J.beats_and_waits())
-    await eventually(lambda: any(b'"here"' in row.details for row in noted(store)))
+    await becomes(lambda: is_noted(store, b'"here"'), wanted=True)
     await jobs.crash()
     await eventually(lambda: world.ran["beats then waits"] == 2)
     world.gate.set()
@@ -76,8 +76,8 @@ async def test_heartbeats_are_noted_seldom(store: FaultyStore) -> None:
         assert noted <= 2 + time.monotonic() - began, "one a second, and there were 20 in 0.4 s"
 
 
-def noted(store: FaultyStore) -> list[AttemptRow]:
-    return [row for stored in store._entities.values() for row in stored.attempts.values()]
+async def is_noted(store: FaultyStore, details: bytes) -> bool:
+    return any(details in row.details for loaded in await store.load(list(store._entities)) for row in loaded.attempts)
 
 
 def test_heartbeat_outside_an_activity_is_refused() -> None:

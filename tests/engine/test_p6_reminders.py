@@ -147,8 +147,8 @@ async def test_replacing_by_an_earlier_time_fires_earlier(alarms: LocalCluster) 
 
 
 async def test_a_cancelled_one_never_fires(alarms: LocalCluster, store: FaultyStore) -> None:
-    await A.set("r", 15)
-    await A.set("marker", 30, text="marker")
+    await A.set("r", 150)
+    await A.set("marker", 300, text="marker")
     await A.cancel("r")
     await A.cancel("unknown")
     await becomes(A.rings, ["marker"])

@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -19,8 +19,10 @@ from perdure.cluster.postgres import migrations
 from perdure.cluster.postgres.schema import metadata
 from perdure.cluster.postgres.sessions import SessionSettings
 from perdure.cluster.postgres.store import PostgresStore
+from perdure.entities import EncryptionCodec, PayloadCodec
 from perdure.entities.ids import EntityId
 from perdure.entities.shard import shard_of
+from perdure.entities.store.encoded import EncodedStore
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.rows import Batch, EntityWrite, HostRow
 
@@ -31,8 +33,17 @@ _numbers = itertools.count(1)
 class World:
     """A namespace with one registered host, `h1`, that owns all shards at the epochs in `epochs`."""
 
-    def __init__(self, store: MemoryStore | PostgresStore, *, dsn: str = "", namespace: str = "") -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: MemoryStore | PostgresStore,
+        *,
+        dsn: str = "",
+        namespace: str = "",
+        codec: PayloadCodec | None = None,
+    ) -> None:
+        self.raw = store
+        self.store = store if codec is None else cast("Any", EncodedStore(store, codec, namespace=namespace))
+        self.codec = codec
         self.dsn = dsn
         self.namespace = namespace
         self.epochs: dict[int, int] = {}
@@ -45,19 +56,18 @@ class World:
 
     def as_host(self, incarnation: str, **settings: Any) -> MemoryStore | PostgresStore:
         """The same namespace, seen by another process."""
-        if isinstance(self.store, MemoryStore):
+        if isinstance(self.raw, MemoryStore):
             return self.store
         other = PostgresStore(
             SessionSettings(dsn=self.dsn, incarnation=incarnation, **settings), namespace=self.namespace
         )
         self._opened.append(other)
-        return other
+        return other if self.codec is None else cast("Any", EncodedStore(other, self.codec, namespace=self.namespace))
 
     async def close(self) -> None:
         for store in self._opened:
             await store.close()
-        if isinstance(self.store, PostgresStore):
-            await self.store.close()
+        await self.raw.close()
 
     def write(self, entity: EntityId, expected: int = 0, **more: Any) -> EntityWrite:
         fields: dict[str, Any] = {"version": expected + 1, "state": b'{"n": %d}' % (expected + 1)} | more
@@ -71,8 +81,8 @@ class World:
 
     def everything(self) -> object:
         """All that is stored, for comparing before and after."""
-        if isinstance(self.store, MemoryStore):
-            return repr(self.store._entities), repr(self.store.dead_letters), repr(self.store.parked)
+        if isinstance(self.raw, MemoryStore):
+            return repr(self.raw._entities), repr(self.raw.dead_letters), repr(self.raw.parked)
         with psycopg.connect(self.dsn) as connection:
             return {
                 table: connection.execute(
@@ -121,17 +131,32 @@ async def postgres(server: EmbeddedPostgres, namespace: str) -> AsyncIterator[Wo
     await world.close()
 
 
-@pytest.fixture(params=["memory", "postgres", "postgres-pooled"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "world" in metafunc.fixturenames:
+        kinds = ["memory", "postgres", "postgres-pooled", "memory-encrypted"]
+        if metafunc.config.getoption("--encrypted"):
+            kinds.append("postgres-encrypted")
+        metafunc.parametrize("world", kinds, indirect=True)
+
+
+@pytest.fixture
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    if request.param == "memory":
-        yield await World(MemoryStore(shards=SHARDS)).prepare()
+    codec = a_codec() if request.param.endswith("encrypted") else None
+    if request.param.startswith("memory"):
+        yield await World(MemoryStore(shards=SHARDS), codec=codec).prepare()
         return
     server: EmbeddedPostgres = request.getfixturevalue("server")
     namespace: str = request.getfixturevalue("namespace")
     settings = SessionSettings(dsn=server.dsn, incarnation="h1", is_pooled=request.param == "postgres-pooled")
-    world = await World(PostgresStore(settings, namespace=namespace), dsn=server.dsn, namespace=namespace).prepare()
+    store = PostgresStore(settings, namespace=namespace)
+    world = await World(store, dsn=server.dsn, namespace=namespace, codec=codec).prepare()
     yield world
     await world.close()
+
+
+def a_codec() -> EncryptionCodec:
+    """With a searchable field, so that both forms of a stored state occur."""
+    return EncryptionCodec({"k1": b"\x07" * 32}, searchable={"Loan": ["status"], "Order": ["status", "total"]})
 
 
 @pytest.fixture

@@ -235,8 +235,8 @@ async def test_a_replayed_letter_moves_into_the_inbox_once(world: World) -> None
     await world.commit(world.write(A, 1, letters_replayed=[replay], letters_discarded=["nothing"]))
     (again,) = await world.store.inbox([A])
     assert (again.id, again.position) == ("a1~again", 99)
-    assert (again.name, again.args, again.sender, again.chain) == (
-        "decision", b'{"x": [1, 2]}' if world.dsn else b'{"x":[1,2]}', "client-7", ("A/b#run", "C/d#go"),
+    assert (again.name, meaning(again.args), again.sender, again.chain) == (
+        "decision", {"x": [1, 2]}, "client-7", ("A/b#run", "C/d#go"),
     )  # fmt: skip
     assert [stored.letter.envelope.id for stored in await world.store.archive().letters(limit=9)] == ["a2"]
     # Once consumed, asking again sends nothing: the letter is gone.
@@ -336,8 +336,10 @@ async def test_a_scan_finds_all_that_fulfil_the_conditions(world: World, limit: 
         found = await search(world, [narrow], limit=limit, indexed=indexed)
         wanted = {key for key, state in states.items() if fulfils(state, narrow)}
         assert wanted <= set(found), name
-        if world.dsn:
+        if world.dsn and world.codec is None:
             assert wanted == set(found), f"{name}: Postgres narrows exactly here"
+        elif world.dsn:  # without a value the field may have been stored before it was searchable
+            assert all(states[key].get(narrow.field) is None for key in set(found) - wanted), name
     assert set(await search(world, [], limit=limit)) == set(states)
 
 

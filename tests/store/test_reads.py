@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 from perdure.entities.ids import EntityId
 from perdure.entities.shard import shard_of
@@ -131,9 +132,10 @@ async def test_parking_leaves_the_state_alone(world: World) -> None:
     before = await world.store.load([A])
     await world.store.park(A, "no such field")
     await world.store.park(A, "still no such field")
+    assert await world.store.load([A]) == [replace(before[0], is_noted=True)]
+    await world.store.park(A, "")
+    await world.store.park(A, "")
     assert await world.store.load([A]) == before
-    await world.store.park(A, "")
-    await world.store.park(A, "")
 
 
 async def test_prune_removes_the_note_of_what_has_been_written_since(world: World) -> None:

@@ -36,7 +36,9 @@ async def test_a_run_continues_and_migrates(world: World) -> None:
         assert (report.runs, report.misfits) == (1, [])
     if world.dsn:  # as the command does it
         said: list[str] = []
-        source = Recorded(None, world.dsn, world.namespace, "Ledger", 10)
+        source = Recorded(
+            None, world.dsn, world.namespace, "Ledger", 10, "tests.store.conftest:a_codec" if world.codec else ""
+        )
         await asyncio.to_thread(replay_module, "tests.store.ledger", source, export=None, say=said.append)
         assert said == ["1 live runs, 2 journal entries: all fit"]
     async with LocalCluster([New], store=world.store):

@@ -225,3 +225,16 @@ def test_schemas_for_people() -> None:
     assert arguments["required"] == ["size"]
     assert arguments["additionalProperties"] is False
     assert result["additionalProperties"] == {"type": "integer"}
+
+
+def test_a_value_that_does_not_fit_is_not_repeated_in_the_error() -> None:
+    """It may be secret: what callers are told names the place and the reason."""
+
+    def total() -> dict[str, int]:
+        raise NotImplementedError
+
+    signature = Signature(total, "Till.total", has_self=False)
+    for attempt in (lambda: signature.load_result(b'{"a":"hunter2"}'), lambda: signature.dump_result({"a": "hunter2"})):
+        with pytest.raises(ResultNotSerialisable) as caught:
+            attempt()
+        assert "hunter2" not in str(caught.value)

@@ -32,6 +32,7 @@ from ..deliveries import (
     refused,
 )
 from ..effects import Effects
+from ..loops import check_hops, hops_of
 from .rebuild import Rebuild
 from .record import NULL
 
@@ -159,9 +160,12 @@ class HandlerTurns(Rebuild):
         staged = context.effects.staged
         if staged is not None and error is None and not self._may_stage(delivery):
             return
-        body = NULL
+        body, hops = NULL, 0
         if error is None:
             try:
+                if context.effects.outgoing:
+                    hops = hops_of(delivery)
+                    check_hops(self.id, method.name, hops, self.engine.settings.hops_max)
                 body = method.signature.dump_result(value)
                 snapshot = self.definition.dump(self.entity)
                 if snapshot != self.snapshot:
@@ -177,7 +181,7 @@ class HandlerTurns(Rebuild):
         if delivery.fired is not None:
             self._fired(write, delivery, delivery.fired, context.effects)
         if context.effects.outgoing or context.effects.reminders:
-            self._perform(write, context.effects)
+            self._perform(write, context.effects, hops=hops)
         if staged is not None:
             self._stage(write, staged)
         self._changed()

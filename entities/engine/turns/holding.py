@@ -40,7 +40,7 @@ class HoldDelivery(Delivery):
         super().__init__(envelope, respond)
         request = decode(envelope.args, Hold)
         self.attempt = request.attempt
-        self.hold_s = min(request.hold_s, HOLD_MAX_S)
+        self.hold_s = request.hold_s if 0.0 <= request.hold_s <= HOLD_MAX_S else HOLD_MAX_S  # it may be NaN
         self.until = engine.monotonic() + (envelope.timeout_us / 1e6 or HOLD_MAX_S)
         """Then its caller has given up: holding the entity would be for nobody."""
         self.needs_lookup = False

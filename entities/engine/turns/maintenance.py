@@ -41,7 +41,7 @@ class Maintenance(Operate):
             return
         arguments = _arguments(envelope)
         if isinstance(arguments, Edit):
-            unknown = [name for name in arguments.fields if name not in self._field_names()]
+            unknown = [name[:80] for name in arguments.fields if name not in self._field_names()][:20]
             if unknown or not arguments.fields:
                 raise InvalidArguments(
                     f"{self.id}: an edit names fields of {self.definition.name} ({', '.join(self._field_names())}), "

@@ -7,8 +7,9 @@ the entity go on, and the next activation tries again. A parked run counts as in
 """
 
 import logging
+from collections.abc import Sequence
 
-from ...errors import HostKilled, PerdureError, RunParked
+from ...errors import DamagedRow, HostKilled, PerdureError, RunParked
 from ...messages import encode_json
 from ...store.rows import (
     JournalRow,
@@ -47,6 +48,10 @@ class Rebuild(Staging):
         live.sort(key=lambda row: journals[row.workflow][-1].version if journals[row.workflow] else 0)
         last_version = 0
         for row in live:
+            damage = loaded.damaged_runs.get(row.workflow) or gap_in(journals[row.workflow])
+            if damage:
+                self._park_row(row, DamagedRow(damage))
+                continue
             run = self._replay(row, journals[row.workflow])
             if run is not None and journals[row.workflow]:
                 last_version = journals[row.workflow][-1].version
@@ -142,6 +147,12 @@ class Rebuild(Staging):
                 "). Handlers and queries go on; an operator has to resume it",
                 why=HostKilled.code,
             )
+        elif isinstance(reason, DamagedRow):
+            error = RunParked(
+                f"{self.id}.{row.workflow} is parked: {reason}. Handlers and queries go on. Restore the row, or "
+                f"accept it as it is with `perdure db accept {self.id}`; then resume the run",
+                why=DamagedRow.code,
+            )
         else:
             error = RunParked(
                 f"{self.id}.{row.workflow} is parked: {reason}. Handlers and queries go on; deploy code that fits its "
@@ -156,3 +167,11 @@ class Rebuild(Staging):
         if before is None or before.status is not RunStatus.PARKED or before.outcome != row.outcome:
             self._writing().runs.append(row)
             self._output(None, None)
+
+
+def gap_in(journal: Sequence[JournalRow]) -> str:
+    """What is wrong with the numbers of a journal; empty if nothing is."""
+    for number, row in enumerate(journal):
+        if row.number != number:
+            return f"entry {number} of its journal is missing"
+    return ""

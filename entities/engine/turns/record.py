@@ -43,6 +43,7 @@ from ..deliveries import (
     refused,
 )
 from ..effects import Effects
+from ..loops import RELAY_MAX, with_hops
 from ..run import Run
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ class Record:
         write.outbox.append(envelope)
         self._output(None, lambda: self.engine.hint(envelope.entity))
 
-    def _perform(self, write: EntityWrite, effects: Effects, run: Run | None = None) -> None:
+    def _perform(self, write: EntityWrite, effects: Effects, run: Run | None = None, *, hops: int = 0) -> None:
         """Put what a turn asked for into its write."""
         for target, kind, name, args, delay_us, message_id, options in effects.outgoing:
             self._post(
@@ -334,8 +335,8 @@ class Record:
                     sender=str(self.id),
                     position=self.clock.next(self.engine.now_us()),
                     delay_us=delay_us,
-                    options=options,
-                    chain=(*run.row.chain, f"{self.id}#{run.row.workflow}") if run is not None else (),
+                    options=with_hops(options, hops),
+                    chain=(*run.row.chain[-RELAY_MAX:], f"{self.id}#{run.row.workflow}") if run is not None else (),
                     reply_to=reply_address(self.id, options) if options else "",
                 ),
             )

@@ -1,0 +1,101 @@
+"""Whether whoever calls may do what the request asks. Refused comes before found: who may not, learns of nothing.
+
+The guard (access.py) leaves a `Permit` with each request: who calls, and what decides. Routes ask `permit()` before
+they look at anything else. Decided by the principal's grants, or by an authoriser of the application's own, which may
+look at the key as well ("a customer sees its own orders").
+
+Whatever needs the right `operate` or `admin` is written to the log `perdure.audit`, refused or not; what was done
+stands with its operator in the history of the entity as well.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from .principal import LOCAL, WHOLE, Asked, Principal, Right
+from .problems import Refused, request_id
+from .settings import Settings
+
+Authoriser = Callable[[Principal, Asked], Awaitable[bool | None]]
+"""True: allowed. False: refused. None: the grants decide."""
+
+PERMIT = "permit"
+"""Under which the guard puts it into `scope["perdure"]`."""
+_AUDITED = frozenset({Right.OPERATE, Right.ADMIN})
+
+audit = logging.getLogger("perdure.audit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Permit:
+    """Who calls, and what decides."""
+
+    principal: Principal
+    namespace: str
+    """That the gateway serves."""
+    authoriser: Authoriser | None = None
+
+    async def allows(self, asked: Asked) -> bool:
+        """Whether it may be done."""
+        if self.authoriser is not None:
+            verdict = await self.authoriser(self.principal, asked)
+            if verdict is not None:
+                return verdict
+        return self.principal.may(asked)
+
+
+def permit_of(request: Request, settings: Settings) -> Permit:
+    """Raises Refused if there is none although credentials are configured: the application has no guard."""
+    found: Permit | None = request.scope.get("perdure", {}).get(PERMIT)
+    if found is not None:
+        return found
+    if settings.has_credentials:
+        raise Refused(
+            401,
+            "unauthorized",
+            "credentials are configured, but nothing in this application checks them: "
+            "`app.add_middleware(perdure.api.Guard, settings=...)`",
+        )
+    return Permit(principal=LOCAL, namespace=settings.namespace)
+
+
+async def permit(  # noqa: PLR0917 - what is asked, in the order of the words
+    request: Request, settings: Settings, right: Right, type_name: str, member: str = WHOLE, key: str = ""
+) -> Principal:
+    """Who calls, if it may. Raises Refused (403, the same whether there is such a thing or not)."""
+    found = permit_of(request, settings)
+    asked = Asked(found.namespace, type_name, member, key, right)
+    is_allowed = await found.allows(asked)
+    if right in _AUDITED:
+        audit.log(
+            logging.INFO if is_allowed else logging.WARNING,
+            "%s %r: %s %s of %r in %s, request %s",
+            "allowed" if is_allowed else "refused",
+            found.principal.subject,
+            request.method,
+            f"{asked.member}:{asked.right}"[:200],
+            f"{asked.type}/{asked.key}"[:700],
+            asked.namespace,
+            request_id(request),
+        )
+    if not is_allowed:
+        raise Refused(403, "forbidden", f"{found.principal.subject} has no grant for {str(asked)[:200]}")
+    return found.principal
+
+
+def principal_of(request: Request) -> Principal:
+    """Who calls, as a FastAPI dependency: `caller: Annotated[Principal, Depends(principal_of)]`.
+
+    Raises Refused (401) in an application without a guard.
+    """
+    found: Permit | None = request.scope.get("perdure", {}).get(PERMIT)
+    if found is None:
+        raise Refused(401, "unauthorized", "nothing in this application checks who calls: add perdure.api.Guard")
+    return found.principal
+
+
+def operator_of(principal: Principal, said: str) -> str:
+    """Whom the history names: the credential's subject; only where there are no credentials, what the body says."""
+    return principal.subject if principal.is_authenticated else said
