@@ -51,6 +51,15 @@ with hit as (
     where (e.shard, e.type, e.key) = (t.shard, t.type, t.key) and e.updated_at > t.parked_at returning 1
 ) select count(*) from hit"""
 
+# A note on an attempt whose commit took effect late, after that of the outcome: nobody else would ever delete it.
+_ATTEMPTS = """
+with hit as (
+    delete from {s}.attempts t where not exists (
+        select from {s}.runs r where (r.shard, r.type, r.key) = (t.shard, t.type, t.key)
+            and r.status in ('running', 'parked') and starts_with(t.operation, r.workflow || '/' || r.run_id || '/')
+    ) returning 1
+) select count(*) from hit"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Janitor:
@@ -66,5 +75,6 @@ class Janitor:
         for template in (_HISTORY, _JOURNAL, _STEPS, _SUSPECTS):
             (rows,) = await session.transact([(template.replace("{s}", self.schema), parameters)])
             deleted = max(deleted, *(count for (count,) in rows))
-        await session.transact([(_PARKED.replace("{s}", self.schema), ())])
+        for template in (_PARKED, _ATTEMPTS):
+            await session.transact([(template.replace("{s}", self.schema), ())])
         return deleted

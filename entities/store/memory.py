@@ -13,7 +13,7 @@ from zlib import crc32
 import msgspec
 
 from ..ids import EntityId
-from ..messages import Envelope
+from ..messages import Envelope, OperationAddress
 from ..shard import shard_of
 from .memory_archive import MemoryArchive
 from .memory_directory import MemoryDirectory
@@ -378,6 +378,11 @@ class MemoryStore(MemoryDirectory):
             del stored.history[message_id]
         for stored in self._entities.values():
             _prune_journals(stored, before)
+        for stored in self._entities.values():
+            live = {(run.workflow, run.run_id) for run in stored.runs.values() if not run.status.is_terminal}
+            for operation in list(stored.attempts):
+                if OperationAddress.parse(operation)[:2] not in live:
+                    del stored.attempts[operation]
         for entity in list(self.parked):
             if self._entities.get(entity, _NOTHING).updated_us > self._parked_us[entity]:
                 del self.parked[entity]  # written since: it could be loaded again

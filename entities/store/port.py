@@ -162,7 +162,7 @@ class EntityStore(Protocol):
         """Delete history rows older than `older_than_us` microseconds, and journals (and results of transactional
         steps) of runs that ended longer ago than that, or that others have replaced. Suspicions as old go as well,
         but for those of parked runs: they are what keeps the run parked. So do notes of parked entities that have been
-        written since.
+        written since, and of attempts for runs that do not live.
 
         At most `limit` rows of a kind per call; returns how many of the kind of which most were deleted, so less than
         `limit` means that nothing is left to delete.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from perdure.entities.ids import EntityId
 from perdure.entities.shard import shard_of
-from perdure.entities.store.rows import RunStatus
+from perdure.entities.store.rows import AttemptRow, RunStatus
 
 from .conftest import SHARDS, World, meaning
 from .rows import HOUR_US, A, B, C, entry, envelope, history, reminder, run
@@ -150,6 +150,18 @@ async def test_prune_removes_the_note_of_what_has_been_written_since(world: Worl
     await world.store.prune(older_than_us=HOUR_US, limit=100)
     assert "no such field" not in notes()
     assert "no such letter" in notes()
+
+
+async def test_prune_removes_notes_of_attempts_for_runs_that_do_not_live(world: World) -> None:
+    live, parked = run("live", "l"), run("parked", "p", status=RunStatus.PARKED)
+    await world.commit(world.write(A, runs=[live, parked, run("ended", "e", status=RunStatus.COMPLETED)]))
+    operations = ["live/l/0", "parked/p/1", "live/former/0", "ended/e/2"]
+    shard = shard_of(*A, SHARDS)
+    notes = [(A, shard, AttemptRow(operation, "pay", 1, b"{}", 0, 0)) for operation in operations]
+    await world.store.commit(world.batch(attempts=notes))  # late: the outcomes are committed already
+    await world.store.prune(older_than_us=HOUR_US, limit=100)
+    [loaded] = await world.store.load([A])
+    assert [row.operation for row in loaded.attempts] == ["live/l/0", "parked/p/1"]
 
 
 async def test_prune_removes_old_outcomes_in_pieces(world: World) -> None:
