@@ -7,6 +7,7 @@ test_repeatable, and of tests/engine p2_misbehaving_handlers, p8_queries, code_c
 
 # mypy: ignore-errors
 # pyright: basic, reportArgumentType=false, reportCallIssue=false, reportAssignmentType=false
+# pyright: reportUndefinedVariable=false, reportReturnType=false
 # pyright: reportGeneralTypeIssues=false, reportIncompatibleVariableOverride=false, reportAttributeAccessIssue=false
 # ruff: noqa: B006
 
