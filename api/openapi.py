@@ -153,7 +153,8 @@ def _restart(operation: Operation) -> Any:
     arguments = arguments_type(operation.member, f"{name}Arguments")
     if not has_schema(arguments, is_result=False):
         return Restart
-    return create_model(f"{name}Restart", __base__=Restart, arguments=(arguments | None, None))
+    field: Any = (arguments | None, None)
+    return create_model(f"{name}Restart", __base__=Restart, arguments=field)
 
 
 def _camel(name: str) -> str:

@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_TIMEOUT_S = 10.0
 _TOO_SLOW = b'{"type":"/docs/errors#head_timeout","title":"Request Timeout","status":408,"detail":"the head of the \
@@ -48,7 +48,7 @@ class BoundedHeadProtocol(H11Protocol):
             self._arm()
 
     def _is_answering(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # none before the first request, whatever uvicorn declares
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn declares
         return cycle is not None and not cycle.response_complete
 
     def _arm(self) -> None:

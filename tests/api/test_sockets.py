@@ -31,12 +31,17 @@ BODY = b'{"item":{"name":"x"}}'
 
 
 @pytest.fixture
-async def url(caller: FakeCaller, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[str]:
-    monkeypatch.setattr(BoundedHeadProtocol, "head_timeout_s", 0.4)
+async def url(caller: FakeCaller) -> AsyncGenerator[str]:
     app = create_app([Order, Customer], settings=LIMITS)
     app.router.lifespan_context = _no_lifespan
     async with serving(app, LIMITS) as address:
         yield address
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads must be quick."""
+    monkeypatch.setattr(BoundedHeadProtocol, "head_timeout_s", 1.0)
 
 
 @contextlib.asynccontextmanager
@@ -60,6 +65,7 @@ async def no_request_is_left() -> None:
 # --- Slow ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_slow_head_is_refused_after_a_while(url: str, caller: FakeCaller) -> None:
     """Slow loris: a byte now and then does not put the end off."""
     answer = await talk(url, *[bytes([byte]) for byte in PICK_UP], pause_s=0.05)
@@ -67,10 +73,12 @@ async def test_a_slow_head_is_refused_after_a_while(url: str, caller: FakeCaller
     assert caller.envelopes == []
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_connection_that_says_nothing_is_closed(url: str) -> None:
     assert await exchange(url) == b""
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_slow_second_head_is_refused_too(url: str, caller: FakeCaller) -> None:
     async with asyncio.timeout(10), connected(url) as (reader, writer):
         writer.write(PICK_UP + b"\r\n" + PICK_UP[:20])
@@ -80,6 +88,7 @@ async def test_a_slow_second_head_is_refused_too(url: str, caller: FakeCaller) -
     assert len(caller.envelopes) == 1
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_slow_rest_of_a_body_that_nobody_needs_is_not_waited_for(url: str, caller: FakeCaller) -> None:
     head = f"POST /entities/Order/o-1/unknown HTTP/1.1\r\n{HERE}Content-Length: 100000\r\n\r\n".encode()
     async with asyncio.timeout(10), connected(url) as (reader, writer):
@@ -101,12 +110,13 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
                 return
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_a_connection_may_rest_between_requests(url: str, caller: FakeCaller) -> None:
     async with asyncio.timeout(10), connected(url) as (reader, writer):
         for _ in range(2):
             writer.write(PICK_UP + b"\r\n")
             assert (await read_one(reader))[0] == 200
-            await asyncio.sleep(0.6)  # longer than a head may take, shorter than a connection may rest
+            await asyncio.sleep(1.3)  # longer than a head may take, shorter than a connection may rest
     assert len(caller.envelopes) == 2
 
 
