@@ -76,9 +76,9 @@ async def test_damage_to_a_state_is_noticed_and_harms_nobody_else(world: World) 
     assert [one.damage for one in intact] == [""] * len(everybody)
     before: list[StoredEntity] = []
     for entity, (in_memory, in_sql) in zip(hurt, STATE_DAMAGES.values(), strict=True):
-        if isinstance(world.store, MemoryStore):
-            before.append(replace(world.store._entities[entity]))
-            in_memory(world.store._entities[entity])
+        if isinstance(world.raw, MemoryStore):
+            before.append(replace(world.raw._entities[entity]))
+            in_memory(world.raw._entities[entity])
         else:
             await damage(world, "entities", f"{in_sql} where key = %s", entity.key)
     kept = world.everything()
@@ -88,15 +88,15 @@ async def test_damage_to_a_state_is_noticed_and_harms_nobody_else(world: World) 
         assert loaded.state is None, "nobody can run on it by mistake"
     assert neighbour == intact[-1]
     assert world.everything() == kept, "nothing is written over"
-    if isinstance(world.store, MemoryStore):
-        world.store._entities |= dict(zip(hurt, before, strict=True))
+    if isinstance(world.raw, MemoryStore):
+        world.raw._entities |= dict(zip(hurt, before, strict=True))
         assert await world.store.load(everybody) == intact
 
 
 async def test_a_state_of_another_entity_is_damaged_even_with_its_whole_row(world: World) -> None:
     await world.commit(world.write(A, state=STATE), world.write(C, state=b'{"n": 2}'))
-    if isinstance(world.store, MemoryStore):
-        world.store._entities[A] = replace(world.store._entities[C])
+    if isinstance(world.raw, MemoryStore):
+        world.raw._entities[A] = replace(world.raw._entities[C])
     else:
         await damage(
             world,
@@ -112,9 +112,9 @@ async def test_a_state_of_another_entity_is_damaged_even_with_its_whole_row(worl
 
 async def test_a_damaged_journal_entry_is_named_with_its_run_only(world: World) -> None:
     await world.commit(world.write(A, runs=[run()], journal=[entry(0), entry(1)]), world.write(B, runs=[run()]))
-    if isinstance(world.store, MemoryStore):
-        at, row = world.store._entities[A].journal["run", "r1", 1]
-        world.store._entities[A].journal["run", "r1", 1] = at, row._replace(entry=b'{"n":9}')
+    if isinstance(world.raw, MemoryStore):
+        at, row = world.raw._entities[A].journal["run", "r1", 1]
+        world.raw._entities[A].journal["run", "r1", 1] = at, row._replace(entry=b'{"n":9}')
     else:
         await damage(world, "journal", """entry = '{"n": 9}' where number = 1""")
     hurt, neighbour = await world.store.load([A, B])
