@@ -64,7 +64,13 @@ class EncodedStore(PassingStore):
         try:
             return self._sealer.open_loaded(loaded)
         except CannotDecode as why:
-            return Loaded(entity=loaded.entity, version=loaded.version, problem=unreadable(loaded.entity, why).message)
+            return Loaded(
+                entity=loaded.entity,
+                version=loaded.version,
+                problem=unreadable(loaded.entity, why).message,
+                damage=loaded.damage,
+                is_noted=loaded.is_noted,
+            )
 
     async def inbox(self, entities: Sequence[EntityId], *, per_entity_max: int = 1_000) -> list[Envelope]:
         readable: list[Envelope] = []

@@ -17,6 +17,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from struct import Struct
 from typing import Any
 
@@ -181,7 +182,7 @@ class Sealer:
     def open_letter(self, letter: DeadLetter) -> DeadLetter:
         envelope = letter.envelope
         opened = self.open_envelope(envelope)
-        if self._is_plain(letter.error):
+        if not letter.error.startswith(SEALED):  # of the store itself, which has found the message damaged
             return DeadLetter(opened, letter.attempts, letter.error)
         (error,) = self.open(envelope.entity, "letter", (envelope.id,), letter.error)
         return DeadLetter(opened, letter.attempts, error)
@@ -298,15 +299,15 @@ class Sealer:
         return sealed
 
     def open_loaded(self, loaded: Loaded) -> Loaded:
+        """Whatever else is said of it stays; a journal that is known to be damaged is not looked at."""
         entity, state = loaded.entity, loaded.state
-        return Loaded(
-            entity=entity,
-            version=loaded.version,
+        return replace(
+            loaded,
             state=None if state is None else self.open_state(entity, loaded.version, state),
-            schema_version=loaded.schema_version,
-            clock=loaded.clock,
             runs=[self.open_run(entity, row) for row in loaded.runs],
-            journal=[self.open_journal(entity, row) for row in loaded.journal],
+            journal=[
+                row if row.workflow in loaded.damaged_runs else self.open_journal(entity, row) for row in loaded.journal
+            ],
             items=[self.open_item(entity, row) for row in loaded.items],
             attempts=[self.open_attempt(entity, row) for row in loaded.attempts],
             inbox=[self.open_envelope(envelope) for envelope in loaded.inbox],
