@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hostile configurations")
     group.addoption("--hostile", choices=sorted(hostile.HOSTILE), default=os.environ.get("PERDURE_HOSTILE") or None)
     group.addoption("--hostile-seed", type=int, default=None)
+    parser.getgroup("mutation").addoption("--mutant", help="plant one of the bugs of simulation/mutants.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
         seed = config.getoption("--hostile-seed")
         hostile.chance.seed = random.randrange(10**6) if seed is None else seed
         hostile.HOSTILE[name].patch()
+    if planted := config.getoption("--mutant"):
+        from simulation.mutants import MUTANTS
+
+        bug = MUTANTS[planted].planted()
+        bug.__enter__()
+        config.add_cleanup(lambda: bug.__exit__(None, None, None) and None)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

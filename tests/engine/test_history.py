@@ -597,6 +597,8 @@ async def test_many_who_settle_one_letter_send_it_once(local: LocalCluster) -> N
     )
     assert sum(not isinstance(result, BaseException) for result in results) == 1
     assert all(isinstance(result, str | NoSuchLetter) for result in results)
+    while not (await state_at(parcel)).notes:
+        await asyncio.sleep(0.001)
     await local.drained()
     await parcel.note("end")
     assert (await state_at(parcel)).notes == ["home", "end"]
