@@ -38,6 +38,7 @@ from perdure.entities.store.memory_directory import MemoryDirectory
 from perdure.entities.store.port import EntityStore
 from perdure.entities.store.rows import Batch, EntityWrite
 
+from .killers import KILLERS
 from .surgery import Surgery
 
 Plant = Callable[[Surgery], None]
@@ -55,6 +56,11 @@ class Mutant:
     """The checker that should notice."""
     note: str
     plant: Plant
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Tests of the suite that fail while it is planted."""
+        return KILLERS[self.name]
 
     @contextmanager
     def planted(self) -> Generator[None]:

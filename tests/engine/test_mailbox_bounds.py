@@ -27,7 +27,8 @@ class Desk(Entity):
     @workflow
     async def reads(self, count: int) -> list[str]:
         for _ in range(count):
-            self.taken.append(await self.letters.receive())
+            letter = await self.letters.receive()
+            self.taken.append(letter)
         return self.taken
 
     @handler

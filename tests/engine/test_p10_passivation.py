@@ -70,6 +70,19 @@ async def test_a_suspended_run_leaves_memory_and_goes_on(store: FaultyStore) -> 
         assert await S.lines() == ["counted", "slept"]
 
 
+async def test_what_is_not_written_yet_does_not_leave_memory(store: FaultyStore) -> None:
+    async with LocalCluster([Account], store=store, settings=EngineSettings(idle_s=0.0)) as cluster:
+        store.hold_commits()
+        first = asyncio.create_task(Account.ref("a").deposit(1))
+        await store.waiting.wait()
+        second = asyncio.create_task(Account.ref("a").deposit(1))
+        await eventually(lambda: cluster.engines[0].turns == 2)
+        cluster.engines[0].sweep()
+        store.let_commits_go()
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(first, second) == [1, 2]
+
+
 async def test_too_many_entities_push_out_the_longest_idle(store: FaultyStore) -> None:
     settings = EngineSettings(idle_s=60, activations_max=10)
     async with LocalCluster([Account], store=store, settings=settings) as cluster:

@@ -178,6 +178,7 @@ async def test_over_http() -> None:
                 "message": "Please send: bank statement.",
             }
         assert world.now() == began  # at once
+        await world.settled()
         assert (await http.put("/loans/a/documents/bank statement", json={"content": "scan"})).json() == []
         await world.advance(minutes=1)
         waiting = (await http.get("/loans")).json()
