@@ -107,7 +107,7 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{ENGINE}/test_transaction_faults.py::test_lost_on_the_way[request-release]",
     ),
     "N11": (
-        f"{ENGINE}/test_p7_replay.py::test_account_of_activities_is_exact_over_many_runs",
+        f"{ENGINE}/test_workflows.py::test_an_alias_keeps_its_value_after_crashes_alike[kept]",
     ),
     "N12": (
         f"{ENGINE}/test_p4_single_writer.py::test_a_host_whose_lease_ran_out_answers_no_query",

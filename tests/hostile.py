@@ -28,7 +28,11 @@ from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.rows import Batch
 from perdure.entities.testing.resume_check import NotRepeatable, check_resumes
 
-SUITES = ("tests/engine", "tests/kit", "tests/stories", "tests/store/test_staged.py", "tests/store/test_transact.py")
+SUITES = (
+    "tests/engine", "tests/kit", "tests/stories", "tests/store/test_promises.py", "tests/store/test_runs_over_time.py",
+    "tests/store/test_staged.py", "tests/store/test_steps.py",
+)  # fmt: skip
+"""All that run an engine without Ray."""
 
 
 @dataclass
