@@ -1,8 +1,8 @@
 """The mutation self-test: `python -m simulation.kill [--mutant M4] [--seeds-max 2000]`.
 
-Plants each bug of mutants.py and runs seeds of the simulation until a checker fails; prints mutant, checker and how many
-seeds it took. With `--tests` the suite is tested instead: the tests that each mutant names must fail (for M1 to M8 also
-on a real Postgres). A survivor is a gap in the checks: exit code 1.
+Plants each bug of mutants.py and runs seeds of the simulation until a checker fails; prints mutant, checker and how
+many seeds it took. With `--tests` the suite is tested instead: the tests that each mutant names must fail (M1 to M8
+also on a real Postgres). A survivor is a gap in the checks: exit code 1.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from .catalogue import pick
 from .mutants import MUTANTS, Mutant
+from .run import run_seed
 
 SEEDS_MAX = 2_000
 
@@ -39,9 +41,6 @@ class Verdict:
 
 def hunt(name: str, *, first: int, seeds_max: int, wanted: Sequence[str] = ()) -> Verdict:
     """Run seeds with this bug until a checker fails. Seeds that fail without it as well kill nothing, and are told."""
-    from .catalogue import pick
-    from .run import run_seed
-
     began = time.monotonic()
     others: list[str] = []
     for count, seed in enumerate(range(first, first + seeds_max), 1):
@@ -75,7 +74,9 @@ def surviving(mutant: Mutant, tests: Sequence[str]) -> list[str]:
         command = [
             sys.executable, "-m", "pytest", "-q", f"--mutant={mutant.name}", "--timeout=30", "-p", "no:cacheprovider",
         ]  # fmt: skip
-        done = subprocess.run([*command, test], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            [*command, test], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if done.returncode not in (0, 1):
             raise RuntimeError(f"{test} could not be run:\n{done.stdout[-2_000:]}")
         if done.returncode == 0:
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verdicts: list[Verdict] = []
     # A process for each mutant: what a bug leaves behind in memory ends with it.
     with multiprocessing.get_context("fork").Pool(min(asked.jobs, len(names)), maxtasksperchild=1) as pool:
-        for verdict in pool.imap(try_tests if asked.tests else hunting, names, chunksize=1):
+        for verdict in pool.imap_unordered(try_tests if asked.tests else hunting, names, chunksize=1):
             verdicts.append(verdict)
             _tell(verdict)
     left = [verdict.mutant for verdict in verdicts if not verdict.is_killed]

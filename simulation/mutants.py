@@ -1,4 +1,4 @@
-"""Planted bugs: the twenty of the reference (M1 to M20) and some of our own (N1 on). What kills none of them is no check.
+"""Planted bugs: the twenty of the reference (M1 to M20) and our own (N1 on). What kills none of them is no check.
 
 Each patches the real production code while its `with` block runs (surgery.py); production code knows nothing of it. A
 mutant names what it breaks, which promise, and the checker that is expected to notice. Where our design has no place
@@ -154,7 +154,9 @@ def _no_generation_check(code: Surgery) -> None:
         "not",
     )
     code.template(statements.REMINDERS_GONE, " and t.generation = u.generation and t.due_at = u.due_at", "")
-    code.template(statements.REMINDERS_GONE, "1 / ((select count(*) from hit) = cardinality($1))::int4", "count(*) from hit")
+    code.template(
+        statements.REMINDERS_GONE, "1 / ((select count(*) from hit) = cardinality($1))::int4", "count(*) from hit"
+    )
 
 
 @_mutant("M5", "outcomes written outside of the turn's transaction", "P1; I10 I13", "A set-full")
@@ -179,7 +181,7 @@ def _reply_before_commit(code: Surgery) -> None:
 def _clock_of_the_host(code: Surgery) -> None:
     """Neither the engine nor the commit asks the database for the time."""
 
-    def now_us(self: Engine) -> int:
+    def now_us(_: Engine) -> int:
         return sources.time_ns() // 1_000
 
     code.put(Engine, "now_us", now_us)
@@ -200,9 +202,7 @@ def _blind_retry(code: Surgery) -> None:
 @_mutant("M9", "a lease is renewed after it was taken away", "P8; I11", "C linearizability")
 def _renewal_of_the_fenced(code: Surgery) -> None:
     """A fenced host that asks for another lease gets it, and goes on answering from memory."""
-    code.rewrite(
-        MemoryDirectory.renew, "if not self._can_commit(incarnation)", "if incarnation not in self._hosts"
-    )
+    code.rewrite(MemoryDirectory.renew, "if not self._can_commit(incarnation)", "if incarnation not in self._hosts")
     code.text(directory, "_RENEW", " and status in ('active', 'draining')", "")
 
 
@@ -281,9 +281,7 @@ def _no_poll(code: Surgery) -> None:
 def _prune_the_living(code: Surgery) -> None:
     """The janitor does not ask whether the run of a journal has ended."""
     code.rewrite(memory._prune_journals, "is_needed = run", "is_needed = False and run")
-    code.text(
-        janitor, "_JOURNAL", "(r.ended_at is null or r.ended_at >=", "(r.ended_at is not null and r.ended_at >="
-    )
+    code.text(janitor, "_JOURNAL", "(r.ended_at is null or r.ended_at >=", "(r.ended_at is not null and r.ended_at >=")
 
 
 @_mutant("M17", "a change that is not in the snapshot", "P1 P2; I12", "A set-full")
@@ -296,7 +294,7 @@ def _unnoticed_change(code: Surgery) -> None:
 def _query_writes(code: Surgery) -> None:
     """Nobody compares the state after a query; the next turn commits what it changed."""
 
-    def unchanged(self: Queries, entity: object, before: bytes) -> bool:
+    def unchanged(*_: object) -> bool:
         return False
 
     code.put(Queries, "_is_changed", unchanged)
@@ -311,7 +309,9 @@ def _inbox_unordered(code: Surgery) -> None:
 
     code.rewrite(memory._first, "sorted(inbox.items())", "sorted(inbox.items(), key=_by_chance)", _by_chance=by_chance)
     code.text(reads, "_INBOX", "order by t.position, t.message_id", "order by reverse(t.message_id)")
-    code.text(reads, "_INBOX", 'u.key collate "C", m.position, m.message_id', 'u.key collate "C", reverse(m.message_id)')
+    code.text(
+        reads, "_INBOX", 'u.key collate "C", m.position, m.message_id', 'u.key collate "C", reverse(m.message_id)'
+    )
 
 
 def _take(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]:
@@ -323,7 +323,7 @@ def _take(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]:
 
 @_mutant("M20", "the inbox is emptied by reading it", "P1; I6 I8", "I bijection")
 def _read_is_delete(code: Surgery) -> None:
-    """For "the dispatcher deletes before the receiver's commit": a message leaves the inbox when its host has read it."""
+    """For "the dispatcher deletes before the receiver's commit": a message leaves the inbox when it is read."""
     code.rewrite(MemoryStore._load, "inbox=_first(", "inbox=_take(", _take=_take)
     code.rewrite(MemoryStore.inbox, "in _first(", "in _take(", _take=_take)
 
@@ -361,16 +361,14 @@ def _lost_merge(code: Surgery) -> None:
 
 @_mutant("N4", "repeats of what is under way run beside it", "I1 I14", "K quiescence")
 def _no_memory_of_ids(code: Surgery) -> None:
-    """A message that is waiting or running already is taken for a new one. The history refuses to take both, for ever."""
+    """A message that is waiting or running already is taken for a new one. The history refuses both, for ever."""
     code.rewrite(Activation.deliver, "known = self.by_id.get(envelope.id)", "known = None")
 
 
 @_mutant("N5", "requests that are sent again change places", "P5; I2", "C streams")
 def _reversed_retries(code: Surgery) -> None:
     """After a detour the requests of a shard leave in another order than their callers made them in."""
-    code.rewrite(
-        Router._resume, "sorted(stall.waiting, key=lambda pending: pending.order)", "reversed(stall.waiting)"
-    )
+    code.rewrite(Router._resume, "sorted(stall.waiting, key=lambda pending: pending.order)", "reversed(stall.waiting)")
 
 
 @_mutant("N6", "a request that is sent again gets a new id", "P1; I1 I10", "A set-full")
@@ -422,7 +420,7 @@ def _no_state_in_journal(code: Surgery) -> None:
 def _eternal_trust(code: Surgery) -> None:
     """A host that is cut off goes on answering queries from memory while others have taken over."""
 
-    def always(self: Engine) -> bool:
+    def always(_: Engine) -> bool:
         return True
 
     code.put(Engine, "has_lease", always)

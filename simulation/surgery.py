@@ -99,7 +99,7 @@ def _compiled(function: FunctionType, source: str) -> Any:
     flags = __future__.annotations.compiler_flag
     made: dict[str, Any] = {}
     exec(compile(text, function.__code__.co_filename, "exec", flags=flags), function.__globals__.copy(), made)
-    code = made["make"](*map(lambda _: None, free)).__code__
+    code = made["make"](*(None for _ in free)).__code__
     if code.co_freevars != free:
         raise Stale(f"{function.__qualname__} would close over {code.co_freevars} instead of {free}")
     return code

@@ -4,6 +4,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
@@ -58,9 +59,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if planted := config.getoption("--mutant"):
         from simulation.mutants import MUTANTS
 
-        bug = MUTANTS[planted].planted()
-        bug.__enter__()
-        config.add_cleanup(lambda: bug.__exit__(None, None, None) and None)
+        bug = ExitStack()
+        bug.enter_context(MUTANTS[planted].planted())
+        config.add_cleanup(bug.close)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -8,6 +8,8 @@ A test that cannot hold under a configuration by its nature says so:
 `@pytest.mark.unfit("poll", reason="it is about wake-ups")`; what was left out is printed with its reason.
 """
 
+# ruff: noqa: T201 - the summary is for the terminal
+
 import argparse
 import random
 import re
@@ -24,7 +26,7 @@ from perdure.entities.engine.arrivals import Arrivals
 from perdure.entities.engine.deliveries import ActivityDone, Fire, Item
 from perdure.entities.engine.engine import Engine
 from perdure.entities.ids import EntityId
-from perdure.entities.messages import Envelope, Kind, Reply
+from perdure.entities.messages import Envelope, Reply
 from perdure.entities.sources import sources
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.rows import Batch
@@ -145,8 +147,9 @@ def _replay() -> None:
     async def checked(self: MemoryStore, batch: Batch) -> int:
         written_us = await commit(self, batch)
         engine = engines.get(batch.incarnation)
-        resumed = [write.entity for write in batch.writes if write.journal]
-        for loaded in await MemoryStore.load(self, resumed) if engine is not None else ():
+        if engine is None:
+            return written_us
+        for loaded in await MemoryStore.load(self, [write.entity for write in batch.writes if write.journal]):
             try:
                 check_resumes(engine.registry.get(loaded.entity.type), loaded)
             except NotRepeatable as problem:
@@ -213,7 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = [sys.executable, "-m", "pytest", "-q", "-rfEs", f"--hostile={name}", f"--hostile-seed={asked.seed}"]
         done = subprocess.run([*command, *asked.suites], check=False, stdout=subprocess.PIPE, text=True)
         print(done.stdout)
-        tally = Counter({what: int(number) for number, what in re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1])})
+        tally = Counter(
+            {what: int(number) for number, what in re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1])}
+        )
         is_good = is_good and done.returncode == 0
         counts = f"{tally['passed']:5} passed {tally['failed'] + tally['error'] + tally['errors']:4} failed"
         lines.append(f"{name:10} {counts} {tally['skipped']:4} unfit   {HOSTILE[name].means}")

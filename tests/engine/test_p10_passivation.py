@@ -80,7 +80,7 @@ async def test_what_is_not_written_yet_does_not_leave_memory(store: FaultyStore)
         cluster.engines[0].sweep()
         store.let_commits_go()
         async with asyncio.timeout(5):
-            assert await asyncio.gather(first, second) == [1, 2]
+            assert (await first, await second) == (1, 2)
 
 
 async def test_too_many_entities_push_out_the_longest_idle(store: FaultyStore) -> None:

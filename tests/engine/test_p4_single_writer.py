@@ -132,7 +132,7 @@ async def test_whoever_is_in_a_batch_with_a_conflict_loses_nothing() -> None:
         rest = asyncio.gather(A.deposit(2), Account.ref("b").deposit(2))
         await eventually(lambda: world.ran["deposit"] == 5)
         store.let_commits_go()
-        assert await asyncio.gather(first, rest) == [[1, 11], [3, 13]]
+        assert [*await first, *await rest] == [1, 11, 3, 13]
         await cluster.crash()
         assert [await A.total(), await Account.ref("b").total()] == [3, 13]
         assert [row.version for row in store.history("Account/a")] == [1, 2], "what was answered is on record"
