@@ -9,15 +9,15 @@ import argparse
 import gc
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from .catalogue import pick
-from .mutants import MUTANTS, Mutant
+from .catalogue import pick, workloads
+from .killers import surviving
+from .mutants import MUTANTS
 from .run import run_seed
 
 SEEDS_MAX = 2_000
@@ -45,12 +45,12 @@ def hunt(name: str, *, first: int, seeds_max: int, wanted: Sequence[str] = ()) -
     others: list[str] = []
     for count, seed in enumerate(range(first, first + seeds_max), 1):
         with MUTANTS[name].planted():
-            outcome = run_seed(seed, pick(seed, wanted))
+            outcome = run_seed(seed, workloads()[pick(seed, wanted)])
         if count % 10 == 0:
             gc.collect()
         if outcome.is_clean:
             continue
-        if not run_seed(seed, pick(seed, wanted)).is_clean:
+        if not run_seed(seed, workloads()[pick(seed, wanted)]).is_clean:
             others.append(f"{outcome.workload} fails without the bug: seed {seed}")
             continue
         killer = outcome.violations[0]
@@ -62,26 +62,9 @@ def hunt(name: str, *, first: int, seeds_max: int, wanted: Sequence[str] = ()) -
 def try_tests(name: str) -> Verdict:
     """Run the tests that this mutant names: each must fail."""
     began = time.monotonic()
-    left = surviving(MUTANTS[name], MUTANTS[name].tests)
+    left = surviving(name, MUTANTS[name].tests)
     killer = "" if left else ", ".join(test.rpartition("::")[2] for test in MUTANTS[name].tests)
     return Verdict(name, killer, 0, time.monotonic() - began, f"passes nevertheless: {', '.join(left)}" if left else "")
-
-
-def surviving(mutant: Mutant, tests: Sequence[str]) -> list[str]:
-    """Those of these tests that pass although the bug is there. A test that cannot run does not count as failing."""
-    left: list[str] = []
-    for test in tests:
-        command = [
-            sys.executable, "-m", "pytest", "-q", f"--mutant={mutant.name}", "--timeout=30", "-p", "no:cacheprovider",
-        ]  # fmt: skip
-        done = subprocess.run(
-            [*command, test], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        if done.returncode not in (0, 1):
-            raise RuntimeError(f"{test} could not be run:\n{done.stdout[-2_000:]}")
-        if done.returncode == 0:
-            left.append(test)
-    return left
 
 
 def main(argv: Sequence[str] | None = None) -> int:

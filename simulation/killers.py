@@ -1,7 +1,15 @@
 """Which tests of the suite kill which mutant (`python -m simulation.kill --tests`); M1 to M8 on Postgres, too."""
 
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+
 ENGINE = "tests/engine"
 PROMISES = "tests/store/test_promises.py::test_whatever_happens_to_a_commit_all_is_applied_once"
+HANDED_OUT = (
+    f"{ENGINE}/test_p6_reminders.py::test_what_was_handed_out_does_not_fire_after_its_cancellation_or_replacement"
+)
 REMINDERS = (
     "tests/store/test_promises.py::test_a_reminder_fires_neither_after_its_cancellation_nor_by_the_clock_of_the_host"
 )
@@ -20,7 +28,7 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{PROMISES}[crash after]",
     ),
     "M4": (
-        f"{ENGINE}/test_p6_reminders.py::test_what_was_handed_out_does_not_fire_after_its_cancellation_or_replacement",
+        HANDED_OUT,
         REMINDERS,
     ),
     "M5": (
@@ -64,6 +72,18 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "N11": (f"{ENGINE}/test_workflows.py::test_an_alias_keeps_its_value_after_crashes_alike[kept]",),
     "N12": (f"{ENGINE}/test_p4_single_writer.py::test_a_host_whose_lease_ran_out_answers_no_query",),
     "N13": (f"{ENGINE}/test_p2_atomic_turns.py::test_a_handler_that_raises_changes_nothing",),
-    "N14": (f"{ENGINE}/test_p6_reminders.py::test_what_was_handed_out_does_not_fire_after_its_cancellation_or_replacement",),
+    "N14": (HANDED_OUT,),
     "N15": (f"{ENGINE}/test_p5_order.py::test_what_waits_behind_a_failing_message_of_the_same_sender_keeps_its_order",),
 }
+
+
+def surviving(mutant: str, tests: Sequence[str]) -> list[str]:
+    """Those of these tests that pass although the bug is there. Raises RuntimeError if one could not be run."""
+    options = ["-q", "-rA", "--timeout=60", "-p", "no:cacheprovider", "-p", "no:randomly", f"--mutant={mutant}"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ends = re.findall(r"^(PASSED|FAILED) (.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    outcomes = {test: what for what, test in ends}
+    if done.returncode not in (0, 1) or not outcomes.keys() >= set(tests):
+        raise RuntimeError(f"{', '.join(tests)} could not be run:\n{done.stdout[-2_000:]}")
+    return [test for test in tests if outcomes[test] == "PASSED"]

@@ -324,7 +324,12 @@ def _take(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]:
 @_mutant("M20", "the inbox is emptied by reading it", "P1; I6 I8", "I bijection")
 def _read_is_delete(code: Surgery) -> None:
     """For "the dispatcher deletes before the receiver's commit": a message leaves the inbox when it is read."""
-    code.rewrite(MemoryStore._load, "inbox=_first(", "inbox=_take(", _take=_take)
+    code.rewrite(
+        MemoryStore._load,
+        "inbox=_first(stored.inbox, inbox_max),\n        damaged",
+        "inbox=_take(stored.inbox, inbox_max),\n        damaged",
+        _take=_take,
+    )
     code.rewrite(MemoryStore.inbox, "in _first(", "in _take(", _take=_take)
 
 

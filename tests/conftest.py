@@ -25,6 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="the engine's tests on an encrypted store, and the store's tests also on an encrypted Postgres",
     )
+    parser.addoption(
+        "--hostile",
+        choices=sorted(hostile.HOSTILE),
+        default=os.environ.get("PERDURE_HOSTILE") or None,
+        help="all engines set or treated badly, see hostile.py",
+    )
+    parser.addoption("--hostile-seed", type=int, default=None, help="chance of that; printed if it is not given")
+    parser.addoption("--mutant", help="plant one of the bugs of simulation/mutants.py")
 
 
 # A slow machine is no counterexample.
@@ -40,14 +48,6 @@ def no_second_copies() -> Iterator[None]:
     for name in copies:  # blame this test only
         del sys.modules[name]
     assert not copies, f"imported by their folder names: {sorted(copies)}; write perdure.<name>"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """See hostile.py."""
-    group = parser.getgroup("hostile configurations")
-    group.addoption("--hostile", choices=sorted(hostile.HOSTILE), default=os.environ.get("PERDURE_HOSTILE") or None)
-    group.addoption("--hostile-seed", type=int, default=None)
-    parser.getgroup("mutation").addoption("--mutant", help="plant one of the bugs of simulation/mutants.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from perdure.cluster.postgres import directory, janitor, reads, statements
 from perdure.entities.engine.activation import Activation
 from perdure.entities.engine.turns.record import Record
 from perdure.entities.store.memory import MemoryStore
-from simulation.kill import surviving
+from simulation.killers import surviving
 from simulation.mutants import MUTANTS, Mutant
 from simulation.surgery import Stale, Surgery
 
@@ -74,4 +74,4 @@ def test_changed_words_run_where_the_function_was_called_from() -> None:
 def test_a_killer_is_told_from_a_test_that_notices_nothing() -> None:
     noticed = MUTANTS["N13"].tests[0]
     blind = "tests/engine/test_p1_exactly_once.py::test_a_call_is_applied_once_and_answered_with_its_result"
-    assert surviving(MUTANTS["N13"], [noticed, blind]) == [blind]
+    assert surviving("N13", [noticed, blind]) == [blind]
