@@ -54,6 +54,14 @@ test: $(READY) ## all tests
 stories: $(READY) ## the stories on virtual time, crashed at every point; tells how many points were tried
 	$(BIN)/pytest tests/stories
 
+.PHONY: hostile
+hostile: $(READY) ## the suites again under each hostile configuration, half an hour: make hostile ARGS='evict twice --seed 1'
+	$(BIN)/python -m tests.hostile $(ARGS)
+
+.PHONY: mutants
+mutants: $(READY) ## plant each known bug and see it killed by the simulation: make mutants ARGS='--mutant M4', or ARGS=--tests
+	$(BIN)/python -m simulation.kill $(ARGS)
+
 .PHONY: format
 format: $(READY) ## format, and fix what can be fixed by a tool
 	$(BIN)/ruff format .

@@ -1,12 +1,16 @@
 """What every test relies on: this checkout's code in every process, and no second copy of it."""
 
 import os
+import random
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from . import hostile
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,6 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="the engine's tests on an encrypted store, and the store's tests also on an encrypted Postgres",
     )
+    parser.addoption(
+        "--hostile",
+        choices=sorted(hostile.HOSTILE),
+        default=os.environ.get("PERDURE_HOSTILE") or None,
+        help="all engines set or treated badly, see hostile.py",
+    )
+    parser.addoption("--hostile-seed", type=int, default=None, help="chance of that; printed if it is not given")
+    parser.addoption("--mutant", help="plant one of the bugs of simulation/mutants.py")
 
 
 # A slow machine is no counterexample.
@@ -36,3 +48,39 @@ def no_second_copies() -> Iterator[None]:
     for name in copies:  # blame this test only
         del sys.modules[name]
     assert not copies, f"imported by their folder names: {sorted(copies)}; write perdure.<name>"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("--hostile")
+    if name is not None:
+        seed = config.getoption("--hostile-seed")
+        hostile.chance.seed = random.randrange(10**6) if seed is None else seed
+        hostile.HOSTILE[name].patch()
+    if planted := config.getoption("--mutant"):
+        from simulation.mutants import MUTANTS
+
+        bug = ExitStack()
+        bug.enter_context(MUTANTS[planted].planted())
+        config.add_cleanup(bug.close)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    name = config.getoption("--hostile")
+    return [f"hostile: {name}, --hostile-seed={hostile.chance.seed}"] if name is not None else []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    name = config.getoption("--hostile")
+    for item in items if name is not None else ():
+        for mark in item.iter_markers("unfit"):
+            if hostile.unfit(mark.args, name):
+                item.add_marker(pytest.mark.skip(reason=mark.kwargs["reason"]))
+
+
+@pytest.fixture(autouse=True)
+def hostile_world(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Chance of its own for each test, and what the replay check found in it."""
+    hostile.chance.begin(request.node.nodeid)
+    yield
+    found, hostile.findings[:] = [*hostile.findings], []
+    assert not found, f"not repeatable: {found}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("perdure.workflow")
 
+_NOTE = "long journal, "
 _ADVICE = "let it `await self.{workflow}.continue_as_new(...)` from time to time"
 
 
@@ -32,7 +33,7 @@ def check_journal(run: "Run", settings: "EngineSettings") -> None:
 
 def journal_note(run: "Run", settings: "EngineSettings") -> str:
     """What a run with a long journal says of itself, beside what it waits for. Logged when it first does."""
-    note = f"long journal, {_ADVICE.format(workflow=run.row.workflow)}"
+    note = f"{_NOTE}{_ADVICE.format(workflow=run.row.workflow)}"
     if not run.is_warned:
         run.is_warned = True
         log.warning(
@@ -42,6 +43,11 @@ def journal_note(run: "Run", settings: "EngineSettings") -> str:
         )  # fmt: skip
     waits = run.waiting_for()
     return f"{waits} ({note})" if waits else note
+
+
+def without_note(waiting: str) -> str:
+    """What a run waits for, as it says itself, without what `journal_note` has added."""
+    return waiting.partition(_NOTE)[0].removesuffix(" (")
 
 
 def next_run_id(run_id: str) -> str:

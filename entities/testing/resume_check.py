@@ -5,6 +5,7 @@ kept. `check_replay` asks the same of recorded runs and changed code.
 """
 
 from ..definition import EntityDefinition
+from ..engine.limits import without_note
 from ..engine.replaying import rebuild_run
 from ..engine.run import Run
 from ..store.rows import JournalRow, Loaded, RunRow, RunStatus
@@ -43,7 +44,8 @@ def _check_run(definition: EntityDefinition, loaded: Loaded, row: RunRow, journa
 
 def _outcome_differs(run: Run, row: RunRow) -> str:
     if row.status is not RunStatus.COMPLETED:
-        if run.waiting_for() != row.waiting:
+        # What is said beside it, for people, depends on the operator and on the settings of the host.
+        if run.waiting_for() != without_note(row.waiting.removeprefix(f"paused ({row.paused}); ")):
             return f"live it waits for {row.waiting or 'nothing'}; in replay for {run.waiting_for() or 'nothing'}"
         return ""
     if not run.ended:

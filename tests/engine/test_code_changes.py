@@ -191,6 +191,7 @@ async def test_handlers_need_no_patches() -> None:
 # --- parked runs ---
 
 
+@pytest.mark.unfit("evict", reason="it looks for an activation in memory")
 async def test_a_parked_run_refuses_to_be_cancelled_and_is_tried_again_by_the_next_host(store: FaultyStore) -> None:
     async with LocalCluster([Before], store=store, settings=QUICK):
         await Before.ref("t").run.start()
@@ -397,6 +398,7 @@ class Long(Entity):
             total += await self.letters.receive()
 
 
+@pytest.mark.unfit("evict", reason="a long journal is logged once per activation")
 async def test_a_long_journal_warns_once_and_then_ends_its_run(
     store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:

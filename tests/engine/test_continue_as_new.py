@@ -74,6 +74,18 @@ class Meter(Entity):
         return self.total, self.rounds
 
 
+async def test_what_waits_in_a_mailbox_outlives_the_run(store: FaultyStore) -> None:
+    async with LocalCluster([Meter], store=store, settings=QUICK) as cluster:
+        meter = Meter.ref("m")
+        for reading in range(1, 11):
+            await meter.readings.send(reading)
+        assert await meter.run(5, per_run=2) == 15, "continued as new twice, each time with mail waiting"
+        await cluster.crash()
+        assert await meter.run.options(restart=True)(4, per_run=4) == 45, (
+            "begun after another had ended with mail waiting"
+        )
+
+
 async def test_nothing_is_lost_over_many_continuations(store: FaultyStore) -> None:
     async with LocalCluster([Meter], store=store, settings=EVICTING) as cluster:
         meter = Meter.ref("m")

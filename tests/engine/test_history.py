@@ -382,6 +382,7 @@ async def test_states_that_are_not_kept_are_refused_by_name(local: LocalCluster)
         await state_at(Silent.ref("nobody"))
 
 
+@pytest.mark.unfit("evict", reason="an entity that leaves memory forgets when it last kept a large state")
 async def test_large_states_are_kept_only_now_and_then() -> None:
     clock = [0.0]
     async with LocalCluster([Parcel], settings=EngineSettings(keep_state_bytes=200)) as cluster:
@@ -596,6 +597,8 @@ async def test_many_who_settle_one_letter_send_it_once(local: LocalCluster) -> N
     )
     assert sum(not isinstance(result, BaseException) for result in results) == 1
     assert all(isinstance(result, str | NoSuchLetter) for result in results)
+    while not (await state_at(parcel)).notes:
+        await asyncio.sleep(0.001)
     await local.drained()
     await parcel.note("end")
     assert (await state_at(parcel)).notes == ["home", "end"]

@@ -5,6 +5,8 @@ import gc
 import weakref
 from datetime import timedelta
 
+import pytest
+
 from perdure.entities import Entity, condition, handler, query, workflow
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.testing import LocalCluster
@@ -13,6 +15,7 @@ from .faults import FaultyStore
 from .scenes import Account
 from .waiting import becomes, eventually
 
+in_memory = pytest.mark.unfit("evict", reason="it looks at what an activation holds in memory")
 SLEEPY = EngineSettings(idle_s=0.01)
 
 
@@ -42,6 +45,7 @@ class Sleeper(Entity):
 S = Sleeper.ref("s")
 
 
+@in_memory
 async def test_idle_entities_leave_memory_and_come_back(store: FaultyStore) -> None:
     async with LocalCluster([Account], store=store, settings=SLEEPY) as cluster:
         accounts = [Account.ref(f"a{number}") for number in range(50)]
@@ -66,6 +70,19 @@ async def test_a_suspended_run_leaves_memory_and_goes_on(store: FaultyStore) -> 
         assert await S.lines() == ["counted", "slept"]
 
 
+async def test_what_is_not_written_yet_does_not_leave_memory(store: FaultyStore) -> None:
+    async with LocalCluster([Account], store=store, settings=EngineSettings(idle_s=0.0)) as cluster:
+        store.hold_commits()
+        first = asyncio.create_task(Account.ref("a").deposit(1))
+        await store.waiting.wait()
+        second = asyncio.create_task(Account.ref("a").deposit(1))
+        await eventually(lambda: cluster.engines[0].turns == 2)
+        cluster.engines[0].sweep()
+        store.let_commits_go()
+        async with asyncio.timeout(5):
+            assert (await first, await second) == (1, 2)
+
+
 async def test_too_many_entities_push_out_the_longest_idle(store: FaultyStore) -> None:
     settings = EngineSettings(idle_s=60, activations_max=10)
     async with LocalCluster([Account], store=store, settings=settings) as cluster:
@@ -78,6 +95,7 @@ async def test_too_many_entities_push_out_the_longest_idle(store: FaultyStore) -
         assert await Account.ref("a29").total() == 1
 
 
+@in_memory
 async def test_messages_do_not_grow_state_journal_or_activation(store: FaultyStore) -> None:
     async with LocalCluster([Sleeper], store=store, settings=EngineSettings()) as cluster:
         await S.run.start()

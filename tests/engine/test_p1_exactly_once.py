@@ -219,3 +219,13 @@ async def test_a_stored_message_whose_commit_was_answered_too_late_makes_no_seco
         assert store.version("Account/target") == 3
         assert await Account.ref("target").deposit(1) == 1
         assert store.version("Account/target") == 4
+
+
+async def test_a_message_whose_wake_up_got_lost_is_found(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalCluster, "_hint", lambda _self, _entities: None)
+    async with LocalCluster([Account, Sender], store=store, hosts=2, settings=EngineSettings(mail_poll_s=0.05)):
+        for number in range(8):  # by chance one of them lives with its sender
+            await Sender.ref("s").send_notes(f"to-{number}", 1, 1)
+        await eventually(lambda: not store.waiting_messages())
+        for number in range(8):
+            assert await Account.ref(f"to-{number}").notes() == ["1"]

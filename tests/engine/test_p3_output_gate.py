@@ -186,6 +186,7 @@ async def test_a_crash_before_the_commit_leaves_no_trace(store: FaultyStore) -> 
         assert store.waiting_messages() == []
 
 
+@pytest.mark.unfit("one", reason="it is about many turns between two looks")
 async def test_many_turns_of_one_entity_go_into_one_commit(cluster: LocalCluster, store: FaultyStore) -> None:
     await A.deposit(1)
     store.hold_commits()
@@ -202,6 +203,7 @@ async def test_many_turns_of_one_entity_go_into_one_commit(cluster: LocalCluster
     assert b'"balance":102' in write.state
 
 
+@pytest.mark.unfit("one", reason="it is about large group commits")
 async def test_many_entities_go_into_one_commit(cluster: LocalCluster, store: FaultyStore) -> None:
     store.hold_commits()
     first = asyncio.create_task(A.deposit(1))

@@ -1,11 +1,13 @@
 """P4: one committed writer per entity version, enforced by the store, not by membership."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from perdure.entities import Unavailable
-from perdure.entities.store.port import HostFenced
+from perdure.entities import EntityId, Unavailable
+from perdure.entities.store.port import HostFenced, WriteConflict
+from perdure.entities.store.rows import Batch
 from perdure.entities.testing import LocalCluster
 
 from .conftest import QUICK
@@ -50,6 +52,7 @@ async def test_a_fenced_host_answers_nothing_any_more(cluster: LocalCluster, sto
     assert await A.total() == 1
 
 
+@pytest.mark.unfit("lease", reason="it says itself when the lease has run out")
 async def test_a_host_whose_lease_ran_out_answers_no_query(cluster: LocalCluster) -> None:
     """Another host may own the entity by now: memory is no proof."""
     await A.deposit(1)
@@ -101,3 +104,35 @@ async def test_a_killed_host_leaves_nothing_running(cluster: LocalCluster) -> No
     engine.kill()
     await engine.stop()
     assert asyncio.all_tasks() <= before
+
+
+class Refusing(FaultyStore):
+    """Refuses one batch because of this entity alone."""
+
+    guilty: EntityId | None = None
+
+    async def commit(self, batch: Batch) -> int:
+        guilty, names = self.guilty, [write.entity for write in batch.writes]
+        if guilty in names:
+            self.guilty = None
+            await super().commit(replace(batch, writes=[]))  # which waits as long as commits are held
+            raise WriteConflict("injected", entities=[guilty])
+        return await super().commit(batch)
+
+
+async def test_whoever_is_in_a_batch_with_a_conflict_loses_nothing() -> None:
+    """Not the turns in the batch, and not those that were made while it was under way."""
+    store = Refusing()
+    async with LocalCluster([Account], store=store, settings=QUICK) as cluster:
+        await Account.ref("b").deposit(10)
+        store.hold_commits()
+        store.guilty = EntityId("Account", "b")
+        first = asyncio.gather(A.deposit(1), Account.ref("b").deposit(1))
+        await store.waiting.wait()
+        rest = asyncio.gather(A.deposit(2), Account.ref("b").deposit(2))
+        await eventually(lambda: world.ran["deposit"] == 5)
+        store.let_commits_go()
+        assert [*await first, *await rest] == [1, 11, 3, 13]
+        await cluster.crash()
+        assert [await A.total(), await Account.ref("b").total()] == [3, 13]
+        assert [row.version for row in store.history("Account/a")] == [1, 2], "what was answered is on record"

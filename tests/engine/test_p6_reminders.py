@@ -54,6 +54,10 @@ class Alarm(Entity):
         cancel_reminder(name)
 
     @handler
+    async def wait(self) -> None:
+        await world.gate.wait()
+
+    @handler
     async def ring(self, text: str) -> None:
         world.ran[text] += 1
         self.rung.append(text)
@@ -110,6 +114,33 @@ async def test_it_fires_once_after_the_time_and_never_early(alarms: LocalCluster
     due_us, (rung_us,) = await A.times()
     assert due_us <= rung_us < due_us + 500 * MS
     assert store.reminder_rows() == []
+
+
+@pytest.mark.unfit("timers", reason="it hands out two reminders at once")
+async def test_what_was_handed_out_does_not_fire_after_its_cancellation_or_replacement(
+    alarms: LocalCluster, store: FaultyStore
+) -> None:
+    """It is due and waits for its turn, behind the turns that cancel and replace it."""
+    await A.set("r", 200)
+    await A.set("s", 200, text="old")
+    waiting = asyncio.gather(A.wait(), A.cancel("r"), A.set("s", 3_600_000, text="new"))
+    await eventually(lambda: alarms.engines[0].wheel.handed_out == 2)
+    world.gate.set()
+    await waiting
+    await eventually(lambda: alarms.engines[0].wheel.handed_out == 0)
+    await A.set("t", 1, text="later")
+    await becomes(A.rings, ["later"])
+    assert [row.name for row in store.reminder_rows()] == ["s"]
+
+
+async def test_it_is_the_database_that_says_what_is_due() -> None:
+    """The host's clock is an hour ahead of it."""
+    store = FaultyStore(now_us=lambda: time.time_ns() // 1_000 - 3_600_000_000)
+    async with LocalCluster([Alarm], store=store, settings=QUICK):
+        await A.set("r", 20)
+        ((_, due_us),) = [(row.name, row.due_us) for row in store.reminder_rows()]
+        await becomes(A.rings, ["ring"])
+        assert due_us <= await store.clock_us() < due_us + 60_000_000
 
 
 async def test_times_are_precise_for_many(alarms: LocalCluster) -> None:

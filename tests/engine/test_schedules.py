@@ -28,6 +28,7 @@ from perdure.entities import (
     remind,
     reminder_info,
     schedule,
+    uuid4,
     workflow,
 )
 from perdure.entities.testing import LocalCluster
@@ -63,7 +64,7 @@ class Report(Entity):
 
     @workflow
     async def long(self) -> None:
-        world.ran["long"] += 1
+        world.ran[f"long {uuid4()}"] = 1  # the same in a replay of the same run
         await asyncio.get_running_loop().create_future()
 
     @handler
@@ -113,6 +114,11 @@ class Clerk(Entity):
         return self.seen
 
 
+def long_runs() -> int:
+    """How many runs of `long` have begun."""
+    return sum(what.startswith("long ") for what in world.ran)
+
+
 @pytest.fixture
 def moving() -> MovableStore:
     return MovableStore()
@@ -156,6 +162,7 @@ async def test_after_downtime_it_fires_once_with_the_missed_count_or_for_each(
         assert DAY_US * 9 // 2 < following.due_us - row.due_us < DAY_US * 11 // 2, "the next morning"
 
 
+@pytest.mark.unfit("retention", reason="it counts rows of the history")
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.CONFLICT])
 async def test_a_lost_commit_fires_an_occurrence_once(
     cluster: LocalCluster, moving: MovableStore, fault: Fault
@@ -199,7 +206,8 @@ async def test_a_schedule_starts_a_run_per_occurrence_with_key_and_arguments_of_
     )
     await eventually(lambda: world.ran["run"] >= 2)
     await nightly.pause("enough")
-    about = await nightly.describe()
+    while len((about := await nightly.describe()).last) < about.started:
+        await asyncio.sleep(0.001)  # the end of a run is told by a message
     key = f"r-{about.last[0].due_at:%Y-%m-%d}"
     assert about.last[0].entity == f"Report/{key}"
     assert {run.status for run in about.last} == {"completed"}
@@ -249,15 +257,15 @@ async def test_the_same_schedule_again_changes_nothing_and_another_replaces_it(c
 
 async def test_skip_leaves_out_what_comes_while_a_run_goes_on(cluster: LocalCluster) -> None:
     busy = await schedule("busy", Report.ref("b").long, every=0.02)
-    await eventually(lambda: world.ran["long"] == 1)
+    await eventually(lambda: long_runs() == 1)
 
     async def skipped() -> bool:
         return (await busy.describe()).skipped >= 3
 
     await becomes(skipped, True)
-    assert world.ran["long"] == 1
+    assert long_runs() == 1
     await Report.ref("b").long.terminate("enough")
-    await eventually(lambda: world.ran["long"] == 2)
+    await eventually(lambda: long_runs() == 2)
     about = await busy.describe()
     assert about.last[0].status == "failed"
     assert "was terminated: enough" in about.last[0].error
@@ -271,7 +279,7 @@ async def test_buffer_one_starts_one_more_afterwards(cluster: LocalCluster) -> N
     about = await busy.describe()
     assert (len(about.running), len(about.waiting), about.skipped) == (1, 1, 1)
     await Report.ref("b").long.cancel()
-    await eventually(lambda: world.ran["long"] == 2)
+    await eventually(lambda: long_runs() == 2)
     about = await busy.describe()
     assert (len(about.running), len(about.waiting)) == (1, 0)
     assert "cancelled" in about.last[0].error
@@ -280,9 +288,9 @@ async def test_buffer_one_starts_one_more_afterwards(cluster: LocalCluster) -> N
 async def test_cancel_previous_ends_the_run_and_starts_the_new_one(cluster: LocalCluster) -> None:
     busy = await schedule("busy", Report.ref("b").long, every=3600, overlap="cancel_previous")
     await busy.trigger()
-    await eventually(lambda: world.ran["long"] == 1)
+    await eventually(lambda: long_runs() == 1)
     await busy.trigger()
-    await eventually(lambda: world.ran["long"] == 2)
+    await eventually(lambda: long_runs() == 2)
 
     async def runs() -> tuple[int, int]:
         about = await busy.describe()
@@ -295,7 +303,7 @@ async def test_allow_starts_beside_the_run(cluster: LocalCluster) -> None:
     busy = await schedule("busy", Report.ref("b-{time:%H%M%S.%f}").long, every=3600, overlap="allow")
     await busy.trigger()
     await busy.trigger()
-    await eventually(lambda: world.ran["long"] == 2)
+    await eventually(lambda: long_runs() == 2)
     assert len((await busy.describe()).running) == 2
 
 

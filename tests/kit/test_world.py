@@ -6,7 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure.entities import ActivityTimeout, CallTimeout, Entity, NotConnected, WorkflowFailed, query
+from perdure.entities import (
+    ActivityTimeout,
+    CallTimeout,
+    Entity,
+    Mailbox,
+    NotConnected,
+    WorkflowFailed,
+    query,
+    workflow,
+)
+from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.testing import NotRepeatable, PerdureTest, Stuck, UntimelyEffect, fails, fake, in_turn
 from perdure.entities.testing import world as world_module
 
@@ -117,6 +127,7 @@ def test_a_test_that_waits_for_nothing_is_ended() -> None:
         asyncio.run(wait_for_ever())
 
 
+@pytest.mark.unfit("poll", reason="between two looks time passes")
 async def test_a_loop_without_end_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world_module, "SPIN_MAX", 200)
 
@@ -129,6 +140,33 @@ async def test_a_loop_without_end_fails_too(monkeypatch: pytest.MonkeyPatch) -> 
         await shout()
 
 
+class Diary(Entity):
+    lines: list[str] = []
+    line = Mailbox(str)
+
+    @workflow
+    async def run(self) -> list[str]:
+        while len(self.lines) < 6:
+            line = await self.line.receive()
+            self.lines.append(line)
+        return self.lines
+
+
+async def test_what_is_noted_for_people_is_no_other_outcome() -> None:
+    """That a journal is long, or that an operator has paused the run."""
+    diary, settings = Diary.ref("d"), EngineSettings(journal_warn_entries=2)
+    async with PerdureTest([Diary], settings=settings) as world:
+        for line in "abcd":
+            await diary.line.send(line)
+        await asyncio.gather(diary.run.start(), diary.run.pause(reason="let me see", operator="ann"))
+        await world.settled()
+        await diary.run.resume()
+        for line in "ef":
+            await diary.line.send(line)
+        assert await diary.run.result() == list("abcdef")
+
+
+@pytest.mark.unfit("replay", reason="its code is wrong on purpose")
 async def test_code_that_is_not_repeatable_is_found_with_its_line() -> None:
     with pytest.raises(NotRepeatable) as found:
         async with PerdureTest([Gambler], activities=FAKES):
