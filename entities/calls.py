@@ -9,6 +9,7 @@ from .client import Caller, ambient
 from .context import TurnContext, current
 from .errors import (
     Busy,
+    CallTimeout,
     DurableAwaitInHandler,
     InvalidArguments,
     InvalidTransaction,
@@ -190,12 +191,21 @@ def _need_parent(target: Target, method: Any, options: CallOptions) -> None:
 async def workflow_call(
     target: Target, method: "Method[Any, Any]", args: tuple[Any, ...], kwargs: Any, options: CallOptions
 ) -> Any:
-    """Start a workflow and wait for its result."""
+    """Start a workflow and wait for its result.
+
+    Raises Unavailable only if it was certainly not started; CallTimeout once it may be running.
+    """
     _need_parent(target, method, options)
     if current.get() is not None:
         return await call(target, Kind.START, method, args, kwargs, options)
     await send(target, Kind.START, method, args, kwargs, options)
-    return await call(target, Kind.RESULT, method, (), {}, options)
+    try:
+        return await call(target, Kind.RESULT, method, (), {}, options)
+    except Unavailable as error:  # true of the question for the result, not of the workflow
+        raise CallTimeout(
+            f"{target.entity_id}.{method.name} was started, but its result could not be asked for: {error.message}. Ask "
+            f"again with `.{method.name}.result()`, or repeat the call: with equal input it is the same run"
+        ) from error
 
 
 async def send(  # noqa: PLR0917 - as above

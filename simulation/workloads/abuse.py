@@ -5,6 +5,7 @@ import json
 import random
 from collections import defaultdict
 from datetime import timedelta
+from functools import partial
 
 from perdure.entities import Entity, RetryPolicy, handler, query
 from perdure.entities.definition import STATE_BYTES_MAX
@@ -139,7 +140,7 @@ class Abuse(Base):
                 "huge state": lambda: victim.grow(uid),
                 "nonsense": lambda: victim.babble(uid),
             }[how]
-            await self.call(world, caller, victim, how, uid, do)  # type: ignore[arg-type]
+            await self.call(world, caller, victim, how, uid, do)
 
     async def _flood(self, world: Driver, uid: str, count: int, pause: float) -> None:
         await world.sleep(pause * self.pace_s)
@@ -151,7 +152,7 @@ class Abuse(Base):
                 target,
                 "add",
                 f"{uid}-{number}",
-                lambda number=number: target.add.send(f"{uid}-{number}"),
+                partial(target.add.send, f"{uid}-{number}"),
             )
             for number in range(count)
         )

@@ -89,7 +89,7 @@ class Adds(Base):
     async def settle(self, world: Driver) -> None:
         await self.quiet(world)
         for bag in sorted({one.bag for plan in self.plans for one in plan}):
-            await self.final(world, Bag.ref(bag), "look", lambda bag=bag: Bag.ref(bag).look())
+            await self.final(world, Bag.ref(bag), "look", Bag.ref(bag).look)
 
     def check(self, record: Record, audit: Audit) -> list[Violation]:
         final = {entity: json.loads(state)["elements"] for entity, state in audit.states.items()}

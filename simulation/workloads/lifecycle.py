@@ -7,6 +7,7 @@ mailbox; none is lost at the end of a life.
 import json
 import random
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 
 from perdure.entities import ApplicationError, Entity, Mailbox, handler, workflow
 from perdure.entities.ids import EntityId
@@ -70,6 +71,7 @@ class Lifecycle(Base):
             await world.sleep(pause * self.pace_s)
             life = Life.ref(key)
             run, argument = life.run.options(timeout=limit), uid
+            do: Callable[[], Awaitable[object]]
             match how:
                 case "start":
                     do = lambda: run.start(1)  # noqa: E731
@@ -79,17 +81,17 @@ class Lifecycle(Base):
                     again = life.run.options(restart=True, timeout=limit)
                     do = lambda: again.start(1)  # noqa: E731
                 case "cancel":
-                    do = run.cancel  # type: ignore[assignment]
+                    do = run.cancel
                 case "terminate":
-                    do = lambda: run.terminate("enough")  # type: ignore[assignment] # noqa: E731
+                    do = lambda: run.terminate("enough")  # noqa: E731
                 case "result":
                     do = lambda: life.run.result(timeout=self.pace_s)  # noqa: E731
                 case "note":
-                    do = lambda: life.note(uid)  # type: ignore[assignment] # noqa: E731
+                    do = lambda: life.note(uid)  # noqa: E731
                 case _:
                     argument = f"{how} {uid}"
                     how = "signal"  # noqa: PLW2901
-                    do = lambda: life.orders.send(argument)  # type: ignore[assignment] # noqa: E731
+                    do = lambda: life.orders.send(argument)  # noqa: E731
             await self.call(world, caller, life, how, argument, do)
 
     async def settle(self, world: Driver) -> None:

@@ -102,8 +102,7 @@ class Steps(Base):
             world.watch(self.witness.watch)
             self.is_watched = True
         await together(self._job(world, number, *job) for number, job in enumerate(self.jobs))
-        self.witness.kill = lambda: None
-        await together(killing)  # type: ignore[arg-type]
+        self.witness.kill = lambda: None  # who asked may be dead by now, and its task with it: nobody waits for that
 
     async def _job(  # noqa: PLR0917 - a plan's line
         self, world: Driver, number: int, key: str, parts: list[list[Step]], pause: float, limit: float | None

@@ -8,6 +8,7 @@ import json
 import random
 from collections import defaultdict
 from datetime import timedelta
+from functools import partial
 
 from perdure.entities import Entity, RetryPolicy, handler
 from simulation.checkers import bijection, complete, in_order
@@ -54,7 +55,10 @@ class Streams(Base):
         new_witness()
         self.listeners = rng.choice([1, 2, 3])
         flaky = rng.choice([0.0, 0.1])
-        draw = lambda: 2 if rng.random() < flaky else 0  # noqa: E731
+
+        def draw() -> int:
+            return 2 if rng.random() < flaky else 0
+
         self.turns = [
             [(self.pause(), self.limit(), rng.choice([1, 1, 3]), [draw() for _ in range(3)]) for _ in range(6 * size)]
             for _ in range(rng.choice([1, 3, 4]))
@@ -89,9 +93,7 @@ class Streams(Base):
             sent = numbers[-1]
             hear = listener.hear.options(timeout=limit)
             await together(
-                self.call(
-                    world, caller, listener, "hear", (source, one), lambda one=one: hear.send(source, one, failures)
-                )
+                self.call(world, caller, listener, "hear", (source, one), partial(hear.send, source, one, failures))
                 for one in numbers
             )
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -107,6 +108,7 @@ class Timers(Base):
             alarm = Alarm.ref(one.alarm)
             after, every = one.after if one.how == "far" else one.after * self.pace_s * 10, one.every * self.pace_s * 10
             left = 3 if one.how == "chain" else 0
+            do: Callable[[], Awaitable[object]]
             match one.how:
                 case "cancel":
                     cancel = alarm.cancel.options(timeout=one.limit)

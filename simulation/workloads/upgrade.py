@@ -7,6 +7,7 @@ the newer: it must refuse with a definite error and leave the bytes alone, never
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from perdure.entities import Entity, Mailbox, handler, patched, query, upgrade, workflow
@@ -92,12 +93,13 @@ def _elements(state: dict[str, Any]) -> list[str]:
 
 class Upgrades(Base):
     name = "W13 upgrade"
-    entities = (DocA,)
+    entities: Sequence[type[Entity]] = (DocA,)
 
     def __init__(self, rng: random.Random, size: int) -> None:
         super().__init__(rng, size)
         self.docs = [f"d{number}" for number in range(rng.choice([2, 5]))]
-        self.releases = [DocA, DocB, *rng.choice([[], [DocA, DocB]])]
+        again: list[type[Entity]] = [DocA, DocB]
+        self.releases = [*again, *(again if rng.random() < 0.5 else ())]
         self.rounds = {doc: rng.randint(1, 5) for doc in self.docs}
         self.plans = [
             [
