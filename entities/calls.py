@@ -203,8 +203,8 @@ async def workflow_call(
         return await call(target, Kind.RESULT, method, (), {}, options)
     except Unavailable as error:  # true of the question for the result, not of the workflow
         raise CallTimeout(
-            f"{target.entity_id}.{method.name} was started, but its result could not be asked for: {error.message}. Ask "
-            f"again with `.{method.name}.result()`, or repeat the call: with equal input it is the same run"
+            f"{target.entity_id}.{method.name} was started, but its result could not be asked for: {error.message}. "
+            f"Ask again with `.{method.name}.result()`, or repeat the call: with equal input it is the same run"
         ) from error
 
 
