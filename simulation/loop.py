@@ -256,9 +256,9 @@ class SimLoop(asyncio.AbstractEventLoop):
             node.ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> _Callback:  # type: ignore[override]
+    ) -> _Callback:
         """There are no threads."""
         return self.call_soon(callback, *args, context=context)
 

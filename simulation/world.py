@@ -88,14 +88,14 @@ class SimClient:
                 answer.set_exception(ClientGone("the client died; nobody knows what became of its request"))
 
     async def _connect(self, connected: "asyncio.Future[Connection]") -> None:
-        while True:
+        connection: Connection | None = None
+        while connection is None:
             try:
                 connection = await connect(
                     dsn=DSN, namespace=NAMESPACE, settings=self._world.settings, is_default=False
                 )
-                break
             except Exception:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)  # as any application would
         connection.session = self.session
         here.get().facts["client"] = connection
         connected.set_result(connection)

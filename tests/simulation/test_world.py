@@ -40,15 +40,15 @@ def simulate(*arguments: str, timeout_s: float = 240.0, **environment: str) -> s
 @pytest.mark.timeout(250)
 def test_no_seed_breaks_a_promise() -> None:
     """Those that once failed, and new ones each time. A failure says which, and how to repeat it."""
-    said = simulate("--corpus", "--seeds", "26", "--seed", str(time.time_ns() // 1_000_000 % 100_000_000))
-    assert f"OK: 0 of {26 + len(corpus())} seeds failed" in said
+    said = simulate("--corpus", "--seeds", "20", "--seed", str(time.time_ns() // 1_000_000 % 100_000_000))
+    assert f"OK: 0 of {20 + len(corpus())} seeds failed" in said
 
 
 @pytest.mark.timeout(250)
 def test_the_same_seed_is_the_same_run_in_any_process() -> None:
     """Byte for byte, whatever the hash seed, whatever ran before in the process."""
-    said = simulate("--seeds", "6", "--seed", "500", "--twice", PYTHONHASHSEED="1")
-    assert "6 of 6 seeds came out the same in another process" in said
+    said = simulate("--seeds", "4", "--seed", "500", "--twice", PYTHONHASHSEED="1")
+    assert "4 of 4 seeds came out the same in another process" in said
 
 
 def test_every_fault_is_drawn_and_some_seeds_have_none() -> None:
