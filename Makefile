@@ -84,6 +84,12 @@ bench: $(READY) ## the benchmarks: a table, about two minutes
 schemathesis: $(READY) ## is the OpenAPI true? Thousands of requests: make schemathesis ARGS='--seed 1 --examples 300'
 	$(BIN)/python -m tests.openapi $(ARGS)
 
+SEEDS ?= 1000
+
+.PHONY: simulate
+simulate: $(READY) ## the cluster under simulated faults: make simulate SEEDS=1000 ARGS='--workload W3'
+	$(BIN)/python -m simulation --corpus --seeds $(SEEDS) $(ARGS)
+
 CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation years zombie
 
 .PHONY: campaigns

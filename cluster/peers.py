@@ -54,7 +54,7 @@ class Peers:
 
     def poke(self, incarnations: Iterable[str]) -> None:
         """Shards are free or have moved: these hosts should look now."""
-        for incarnation in set(incarnations):
+        for incarnation in sorted(set(incarnations)):  # in an order that a simulation can repeat
             self._spawn(self._tell(incarnation, "settle"))
 
     async def close(self) -> None:

@@ -207,5 +207,5 @@ class Committer:
         self._wanted.set()
 
     def _lost(self, activations: "list[Record]", arrivals: "list[tuple[Record, Delivery]]") -> None:
-        for activation in {*activations, *(a for a, _ in arrivals)}:
+        for activation in dict.fromkeys([*activations, *(a for a, _ in arrivals)]):  # each once, in a repeatable order
             self._engine.drop(activation)

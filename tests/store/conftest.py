@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -25,6 +26,7 @@ from perdure.entities.shard import shard_of
 from perdure.entities.store.encoded import EncodedStore
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.rows import Batch, EntityWrite, HostRow
+from simulation.store import SimStore, execute, frozen
 
 SHARDS = 16
 _numbers = itertools.count(1)
@@ -131,9 +133,22 @@ async def postgres(server: EmbeddedPostgres, namespace: str) -> AsyncIterator[Wo
     await world.close()
 
 
+class NoDistance:
+    """The way to a simulated database on which nothing goes wrong."""
+
+    def __init__(self, tables: MemoryStore) -> None:
+        self.tables = tables
+
+    async def carry(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(args[0] if args else None, Batch):
+            args = (frozen(args[0]), *args[1:])
+        await asyncio.sleep(0)
+        return execute(self.tables, name, args, kwargs)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "world" in metafunc.fixturenames:
-        kinds = ["memory", "postgres", "postgres-pooled", "memory-encrypted"]
+        kinds = ["memory", "simulated", "postgres", "postgres-pooled", "memory-encrypted"]
         if metafunc.config.getoption("--encrypted"):
             kinds.append("postgres-encrypted")
         metafunc.parametrize("world", kinds, indirect=True)
@@ -144,6 +159,10 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     codec = a_codec() if request.param.endswith("encrypted") else None
     if request.param.startswith("memory"):
         yield await World(MemoryStore(shards=SHARDS), codec=codec).prepare()
+        return
+    if request.param == "simulated":
+        tables = MemoryStore(shards=SHARDS)
+        yield await World(SimStore(tables, NoDistance(tables))).prepare()
         return
     server: EmbeddedPostgres = request.getfixturevalue("server")
     namespace: str = request.getfixturevalue("namespace")

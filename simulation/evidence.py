@@ -1,0 +1,28 @@
+"""What a campaign must have seen at least once: a fault that never strikes proves nothing."""
+
+from collections import Counter
+
+from .faults import EVENTS
+
+MUST = (
+    *(f"event: {event}" for event in EVENTS),
+    "call failed, executed",
+    "call failed, not executed",
+    "conflict: commit",
+    "dead letters",
+    "declared dead while alive",
+    "executed, not told: commit",
+    "fenced: commit",
+    "fenced: directory",
+    "hint lost",
+    "host fenced",
+    "refused, not told",
+    "reminder or timer fired after a takeover",
+    "resumed",
+    "unknown commit found committed",
+)
+
+
+def missing(seen: "Counter[str]") -> list[str]:
+    """What of it was never seen."""
+    return [name for name in MUST if not seen[name]]

@@ -1,0 +1,144 @@
+"""The loop of the simulator: what it draws, what it keeps, and what happens to processes that die or stand still."""
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from simulation.loop import Node, Overrun, SimLoop, here
+
+
+def new_loop(seed: int = 0) -> SimLoop:
+    return SimLoop(random.Random(seed))  # type: ignore[abstract]  # all that is asked of it is there
+
+
+def play(main: Callable[[SimLoop], Coroutine[Any, Any, None]], *, seed: int = 0) -> SimLoop:
+    loop = new_loop(seed)
+    loop.now_max = 1_000.0
+    try:
+        loop.run(main(loop))
+    finally:
+        loop.close()
+    return loop
+
+
+def test_within_a_node_callbacks_keep_their_order_between_nodes_it_is_drawn() -> None:
+    def order(seed: int) -> list[str]:
+        happened: list[str] = []
+
+        async def main(loop: SimLoop) -> None:
+            def begin() -> None:
+                for number in range(5):
+                    loop.call_soon(happened.append, f"{here.get().name}{number}")
+
+            for name in ("a", "b"):
+                loop.deliver(Node(name, "machine"), 0.0, begin)
+            await asyncio.sleep(1.0)
+
+        play(main, seed=seed)
+        return happened
+
+    orders = {tuple(order(seed)) for seed in range(20)}
+    assert len(orders) > 5, "the seed draws nothing"
+    for found in orders:
+        for name in ("a", "b"):
+            assert [it for it in found if it[0] == name] == [f"{name}{number}" for number in range(5)]
+
+
+def test_nothing_of_a_killed_node_runs_again() -> None:
+    happened: list[str] = []
+
+    async def work() -> None:
+        try:
+            happened.append("began")
+            await asyncio.sleep(1.0)
+            happened.append("went on")
+        finally:
+            happened.append("cleaned up")
+
+    async def main(loop: SimLoop) -> None:
+        node = Node("victim", "machine")
+        loop.spawn(node, work())
+        await asyncio.sleep(0.5)
+        loop.kill(node)
+        await asyncio.sleep(5.0)
+        assert happened == ["began"]
+
+    play(main)
+
+
+def test_a_paused_node_goes_on_late() -> None:
+    at: list[float] = []
+
+    async def work(loop: SimLoop) -> None:
+        await asyncio.sleep(1.0)
+        at.append(loop.now)
+
+    async def main(loop: SimLoop) -> None:
+        node = Node("zombie", "machine")
+        loop.spawn(node, work(loop))
+        await asyncio.sleep(0.5)
+        loop.pause(node)
+        await asyncio.sleep(9.5)
+        assert not at
+        loop.resume(node)
+        await asyncio.sleep(0.1)
+
+    play(main)
+    assert at == [10.0]
+
+
+def test_every_node_has_a_monotonic_clock_of_its_own() -> None:
+    seen: dict[str, float] = {}
+
+    async def work(loop: SimLoop) -> None:
+        began = loop.time()
+        await asyncio.sleep(10.0)
+        seen[here.get().name] = loop.now
+        assert loop.time() - began == pytest.approx(10.0)
+
+    async def main(loop: SimLoop) -> None:
+        loop.spawn(Node("fast", "machine", offset_s=5e4, rate=1.25), work(loop))
+        loop.spawn(Node("slow", "machine", offset_s=17.0, rate=0.5), work(loop))
+        await asyncio.sleep(30.0)
+
+    play(main)
+    assert seen == {"fast": pytest.approx(8.0), "slow": pytest.approx(20.0)}
+
+
+def test_a_task_in_a_fresh_context_belongs_to_who_made_it() -> None:
+    """Activities run in empty contexts; they must die with their host all the same."""
+    names: list[str] = []
+
+    async def attempt() -> None:
+        await asyncio.sleep(0.1)
+        names.append(here.get().name)
+
+    async def host(loop: SimLoop) -> None:
+        loop.create_task(attempt(), context=contextvars.Context())
+
+    async def main(loop: SimLoop) -> None:
+        loop.spawn(Node("host", "machine"), host(loop))
+        await asyncio.sleep(1.0)
+
+    play(main)
+    assert names == ["host"]
+
+
+def test_waiting_for_what_never_comes_is_an_overrun() -> None:
+    async def main(_: SimLoop) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Overrun, match="nothing will ever happen"):
+        play(main)
+
+
+def test_an_exception_that_nobody_catches_is_noted() -> None:
+    async def main(loop: SimLoop) -> None:
+        loop.call_soon(lambda: 1 / 0)
+        await asyncio.sleep(0.1)
+
+    assert "ZeroDivisionError" in play(main).errors[0]
