@@ -53,9 +53,7 @@ def _scenario(chosen: argparse.Namespace, options: Options, why_no_disk: str) ->
 
     kinds = ["head kill"] if chosen.scenario == "head" else chosen.only
     minutes = 0.1 if chosen.scenario == "head" else chosen.minutes
-    return run(
-        options, minutes=minutes, rate=chosen.rate, kinds=kinds, reminders=chosen.reminders, disk=why_no_disk
-    )
+    return run(options, minutes=minutes, rate=chosen.rate, kinds=kinds, reminders=chosen.reminders, disk=why_no_disk)
 
 
 async def _within(limit_s: float, scenario: Coroutine[Any, Any, Verdict]) -> Verdict:

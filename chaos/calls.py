@@ -33,6 +33,9 @@ class Gone(Exception):
 class Caller(Protocol):
     """A way in."""
 
+    can_move: bool
+    """Transactions begin in a process of the cluster."""
+
     @property
     def via(self) -> str:
         """Which way the last call of this task took."""
@@ -57,6 +60,7 @@ class ClientCaller:
     """Through this process's ambient client."""
 
     via = "client"
+    can_move = True
 
     async def call(self, type_name: str, key: str, name: str, args: dict[str, Any], *, idempotency_key: str) -> Any:
         method = getattr(TYPES[type_name].ref(key), name)
@@ -81,6 +85,8 @@ class ClientCaller:
 
 class HttpCaller:
     """Through one of several gateways, chosen anew for every request as a balancer without health checks would."""
+
+    can_move = False
 
     def __init__(self, ports: Sequence[int], rng: random.Random) -> None:
         self._http = httpx.AsyncClient(timeout=CALL_S, limits=httpx.Limits(max_connections=200))
@@ -107,7 +113,7 @@ class HttpCaller:
         await self._ask("POST", f"{type_name}/{key}/run/start", args, {})
 
     async def move(self, source: str, target: str, amount: int) -> None:
-        raise Gone  # transactions begin in a process of the cluster
+        raise NotImplementedError
 
     async def close(self) -> None:
         await self._http.aclose()

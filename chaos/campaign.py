@@ -51,9 +51,7 @@ async def begin(world: World) -> "asyncio.Task[list[str]]":
     return looking
 
 
-async def finish(
-    world: World, verdict: Verdict, injuries: list[Injury], looking: "asyncio.Task[list[str]]"
-) -> None:
+async def finish(world: World, verdict: Verdict, injuries: list[Injury], looking: "asyncio.Task[list[str]]") -> None:
     """No more load; everything comes to rest; then look at what is there."""
     await asyncio.sleep(WARM_S)
     await world.stop_load()
@@ -65,9 +63,7 @@ async def finish(
     tabulate(verdict, injuries, ops, world.skipped)
 
 
-async def _inflict(
-    world: World, verdict: Verdict, faults: list[Fault], seed: int, seconds: float
-) -> list[Injury]:
+async def _inflict(world: World, verdict: Verdict, faults: list[Fault], seed: int, seconds: float) -> list[Injury]:
     injuries: list[Injury] = []
     began = time.monotonic()
     for fault in draw(seed, faults):

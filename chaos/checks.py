@@ -3,6 +3,7 @@
 Everything is quiet by now: no client runs, no message waits, no reminder of the load is left, no run is under way.
 """
 
+import contextlib
 import json
 from collections import Counter, defaultdict
 
@@ -67,10 +68,8 @@ async def _until_quiet(verdict: Verdict, world: World) -> None:
         seen.update(row)
         return not any(row.values())
 
-    try:
+    with contextlib.suppress(NotHealed):
         await world.until("nothing waits any more", is_quiet, GIVE_UP_S)
-    except NotHealed:
-        pass
     verdict.holds("everything comes to rest (no lost wake-up)", not any(seen.values()), seen)
 
 
@@ -154,7 +153,9 @@ async def _check_errands(verdict: Verdict, world: World, ops: list[Op]) -> None:
                 wrong.append(f"{key}: acknowledged and lost")
             continue
         status, outcome = ends[key]
-        may_be = {"delivered"} if key in fetched else {"refunded", "delivered"} if op.extra["is_fetched"] else {"refunded"}
+        may_be = (
+            {"delivered"} if key in fetched else {"refunded", "delivered"} if op.extra["is_fetched"] else {"refunded"}
+        )
         if status != "completed" or outcome not in may_be:
             wrong.append(f"{key}: {status} {outcome}, may be {may_be}")
         last = "deliver" if outcome == "delivered" else "refund"
@@ -218,4 +219,3 @@ async def _check_leftovers(verdict: Verdict, world: World) -> None:
         rows = await world.sql(f"select * from {table} where {_VILLAIN} limit 5")
         left += [{"table": table, **{name: str(value)[:200] for name, value in row.items()}} for row in rows]
     verdict.none_of("nothing waits or was given up", left, "inbox, dead letters and parked, but for poison")
-

@@ -1,4 +1,4 @@
-"""Very many calls to one entity at once, in a process of its own: `python -m chaos.flood KEY CALLS`. Prints what came."""
+"""Very many calls to one entity at once, from a process of its own: `python -m chaos.flood KEY CALLS`."""
 
 import asyncio
 import json
@@ -26,7 +26,11 @@ async def main(key: str, calls: int) -> None:
         await asyncio.gather(*(tally.call(entity.add.options(timeout=CALL_S * 4)()) for _ in range(calls)))
         last_s = time.monotonic() - began
         report = {came.value: tally.count[came] for came in Came}
-        report |= {"value": await entity.value_now.options(timeout=CALL_S * 4)(), "errors": tally.errors, "last_s": last_s}
+        report |= {
+            "value": await entity.value_now.options(timeout=CALL_S * 4)(),
+            "errors": tally.errors,
+            "last_s": last_s,
+        }
         print(json.dumps(report), flush=True)
 
 

@@ -4,6 +4,8 @@ Database, namespace and Ray come from the environment (PERDURE_DSN, PERDURE_NAME
 """
 
 import asyncio
+import faulthandler
+import signal
 import sys
 
 import uvloop
@@ -16,6 +18,7 @@ from .entities import ENTITIES
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
     app = create_app(Registry.load(ENTITIES))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(app, Settings(port=int(sys.argv[1]))))

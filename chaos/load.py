@@ -141,11 +141,11 @@ class Load:
         uid = self.uid()
         number = self.log.began("emit", "Source", source, uid, count=2)
         arguments = {"count": 2, "relays": RELAYS}
-        await self.until_ok(
-            number, lambda: self.caller.call("Source", source, "emit", arguments, idempotency_key=uid)
-        )
+        await self.until_ok(number, lambda: self.caller.call("Source", source, "emit", arguments, idempotency_key=uid))
 
     async def do_move(self, worker: int) -> None:
+        if not self.caller.can_move:
+            return
         source, target = (f"s{chosen}" for chosen in self.rng.sample(range(SAFES), 2))
         number = self.log.began("move", "Safe", source, self.uid(), target=target)
         await self.once(number, lambda: self.caller.move(source, target, self.rng.randrange(1, 40)))

@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_raylet_start_wait_time_s": "120",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A node that says nothing for so long is dead to Ray; its own defaults are tens of seconds.
@@ -121,7 +123,8 @@ class RayCluster:
         script = str(Path(sys.executable).with_name("ray"))
         with log.open("ab") as output:
             front = psutil.Popen(
-                [script, "start", "--block", f"--node-ip-address={ip}", "--num-cpus=1", "--disable-usage-stats",
+                [script, "start", "--block", f"--node-ip-address={ip}", "--num-cpus=0", "--disable-usage-stats",
+                 "--include-log-monitor=false",
                  f"--object-store-memory={OBJECT_STORE_BYTES}", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -153,7 +156,7 @@ class RayCluster:
     def close(self) -> None:
         """End everything, at the end of it all."""
         end_all([process for node in self.nodes for process in [*node.processes, node.front]])
-        if not os.environ.get('KEEPRAY'): shutil.rmtree(self.sessions, ignore_errors=True)
+        shutil.rmtree(self.sessions, ignore_errors=True)
 
     def node_of(self, pid: int) -> Node | None:
         """On which node that process runs."""

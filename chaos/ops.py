@@ -53,6 +53,10 @@ class OpLog:
         """Write down the end of one attempt."""
         self._write({"n": number, "via": via, "since": since, "at": time.time(), "came": came, "code": code})
 
+    def close(self) -> None:
+        """Write nothing more."""
+        self._file.close()
+
     def violation(self, text: str) -> None:
         """Something that must not be."""
         self._write({"violation": text})

@@ -13,6 +13,8 @@ from .ops import FAILED, OK, UNKNOWN, Op
 GRACE_S = 2.0
 """After a fault has healed, until operations must work."""
 OK_RATE = 0.5
+LOOKED_AT = 50_000
+"""Attempts after a fault, at most."""
 
 
 def tabulate(verdict: Verdict, injuries: Sequence[Injury], ops: Sequence[Op], skipped: dict[str, str]) -> None:
@@ -62,9 +64,12 @@ def _ok_rate(verdict: Verdict, injuries: Sequence[Injury], ops: Sequence[Op]) ->
 
 
 def measure(injuries: Sequence[Injury], ops: Sequence[Op]) -> dict[int, float]:
-    """By id: from the fault to the end of the first attempt that began after it, needed what it broke, and worked."""
+    """By id: from the fault (or its end, if it lasts) to the end of the first attempt that began after that, needed what
+    was broken, and worked.
+    """
     good = sorted(
-        ((since, at, op, via) for op in ops for since, at, came, via in op.attempts if came == OK), key=lambda one: one[0]
+        ((since, at, op, via) for op in ops for since, at, came, via in op.attempts if came == OK),
+        key=lambda one: one[0],
     )
     begins = [one[0] for one in good]
     found: dict[int, float] = {}
@@ -72,7 +77,8 @@ def measure(injuries: Sequence[Injury], ops: Sequence[Op]) -> dict[int, float]:
         if injury.recovery_s:
             found[id(injury)] = injury.recovery_s
             continue
-        first = bisect.bisect_right(begins, injury.at)
-        ends = [at for since, at, op, via in good[first : first + 20_000] if injury.is_needed_by(op, via)]
-        found[id(injury)] = min(ends) - injury.at if ends else math.nan
+        from_s = injury.undone_at or injury.at
+        first = bisect.bisect_right(begins, from_s)
+        ends = [at for since, at, op, via in good[first : first + LOOKED_AT] if injury.is_needed_by(op, via)]
+        found[id(injury)] = min(ends) - from_s if ends else math.nan
     return found

@@ -16,11 +16,9 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +42,9 @@ from .proxy import Line
 HOSTS = 4
 FURTHER_NODES = 2
 GATEWAYS = 2
-UP_S = 150.0
+UP_S = 240.0
+PATIENCE_S = 240.0
+"""Whatever is not whole again by then never will be, on the slowest machine."""
 SUPERVISOR, HOST = "ray::SupervisorActor", "ray::HostActor"
 _SUBREAPER = 36
 
@@ -177,6 +177,10 @@ class World(Scene):
 
     # --- looking ---
 
+    async def until(self, what: str, condition: Callable[[], Awaitable[Any]], timeout_s: float = PATIENCE_S) -> Any:
+        """See Scene; with more patience, since how long things take is measured anyway."""
+        return await super().until(what, condition, max(timeout_s, PATIENCE_S))
+
     async def all_hosts(self) -> list[HostSeen]:
         """See Scene; the wanted number changes."""
         self.host_count = self.wanted_hosts
@@ -200,7 +204,7 @@ async def open_world(
     directory.chmod(0o755)  # Postgres runs as another user when we are root
     os.environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT / ".links"), str(ROOT)])}
     ctypes.CDLL(None).prctl(_SUBREAPER, 1)  # orphans of killed Ray nodes become ours: they are seen, and ended
-    disk = mount_small_disk(directory, megabytes=disk_mb) if not why_no_disk else why_no_disk
+    disk = why_no_disk or mount_small_disk(directory, megabytes=disk_mb)
     place = directory if isinstance(disk, str) else disk.path
     postgres = EmbeddedPostgres(place / "postgres")
     world = World(

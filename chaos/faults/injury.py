@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from campaigns.harness import HostSeen
+from chaos.ops import Op
+from chaos.world import World
 from perdure.entities.shard import shard_of
 
-from ..ops import Op
-from ..world import World
-
 SHARDS = 256
+READS = {"peek", "read"}
+"""Answered from memory: they would do without most of what can break."""
 
 
 @dataclass
@@ -19,6 +20,8 @@ class Injury:
 
     kind: str
     at: float = field(default_factory=time.time)
+    undone_at: float = 0.0
+    """When a fault that lasts was ended; recovery counts from there. 0: it happened at once."""
     healed_at: float = 0.0
     shards: frozenset[int] = frozenset()
     """Operations on these needed the injured part; empty: on any."""
@@ -43,7 +46,7 @@ class Injury:
 
     def is_needed_by(self, op: Op, via: str) -> bool:
         """Whether the operation, over that way, needed the injured part."""
-        if self.via and via != self.via:
+        if (self.via and via != self.via) or op.kind in READS:
             return False
         return not self.shards or shard_of(op.type, op.key, SHARDS) in self.shards
 

@@ -11,10 +11,10 @@ import httpx
 import psutil
 
 from campaigns.processes import find, strike, until_gone
+from chaos import clock
+from chaos.world import World
 from perdure.entities.shard import shard_of
 
-from .. import clock
-from ..world import World
 from .injury import SHARDS, Injury
 
 LETTER_S = 60.0
@@ -191,5 +191,7 @@ async def many_reminders(world: World, injury: Injury) -> None:
 
     await world.until("all of them have fired", is_drained, 120 + count / 500)
     injury.recovery_s = time.time() - began
-    injury.shows(f"{row['due']} of {crowds * PER_CROWD} due at once, gone in {injury.recovery_s:.1f} s" if row["due"] else "")
+    injury.shows(
+        f"{row['due']} of {crowds * PER_CROWD} due at once, gone in {injury.recovery_s:.1f} s" if row["due"] else ""
+    )
     await world.until_whole()

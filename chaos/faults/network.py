@@ -1,9 +1,11 @@
 """The network between hosts and Postgres: cut, black hole, delay, lost answers, for everybody or for one host."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
-from ..world import World
+from chaos.world import World
+
 from .injury import Injury
 
 BRIEF_S = (0.5, 3.0)
@@ -41,6 +43,7 @@ async def _fault(world: World, injury: Injury, mode: str, pids: list[int] | None
     answer = await world.proxy.order(mode, pids=pids, delay_s=DELAY_S)
     await asyncio.sleep(seconds)
     counters = (await world.proxy.order("pass"))["counters"]
+    injury.undone_at = time.time()
     shown = {name: count for name, count in counters.items() if name != "accepted"}
     is_shown = answer["hit"] and (mode == "cut" or shown)
     injury.shows(f"{answer['hit']} connections, {seconds:.1f} s: {shown}" if is_shown else "")

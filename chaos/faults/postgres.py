@@ -12,8 +12,8 @@ import psutil
 import psycopg
 
 from campaigns.processes import strike, until_gone
+from chaos.world import World
 
-from ..world import World
 from .injury import Injury
 
 DOWN_S = (0.0, 3.0)
@@ -42,8 +42,9 @@ async def restart_postgres(world: World, injury: Injury) -> None:
     pid = world.postgres.postmaster_pid
     assert pid is not None
     postmaster = psutil.Process(pid)
-    injury.at = strike([postmaster], signal.SIGINT)
+    strike([postmaster], signal.SIGINT)
     await until_gone([postmaster])
+    injury.at = time.time()
     await asyncio.sleep(world.rng.uniform(*DOWN_S))
     await asyncio.to_thread(world.postgres.start)
     injury.shows(f"postmaster {pid} shut down, now {world.postgres.postmaster_pid}")
@@ -72,6 +73,7 @@ async def terminate_backends(world: World, injury: Injury) -> None:
     while time.monotonic() < until:
         [row] = await world.sql(_THROW_OUT)
         ended += row["ended"]
+        injury.undone_at = time.time()
         await asyncio.sleep(0.1)
     injury.shows(f"{ended} sessions terminated" if ended else "")
     await world.until_whole()
@@ -94,6 +96,7 @@ async def exhaust_connections(world: World, injury: Injury) -> None:
     finally:
         for connection in [first, *taken]:
             await connection.close()
+        injury.undone_at = time.time()
     injury.shows(f"{len(taken)} connections taken, {refusals} times none was left" if refusals else "")
     await world.until_whole()
 
@@ -112,6 +115,7 @@ async def fill_disk(world: World, injury: Injury) -> None:
         await asyncio.sleep(2.0)
     finally:
         world.disk.free()
+        injury.undone_at = time.time()
     stopped = ""
     if world.postgres.postmaster_pid is None:
         await asyncio.to_thread(world.postgres.start)
@@ -138,6 +142,7 @@ async def slow_fsync(world: World, injury: Injury) -> None:
         tracer.send_signal(signal.SIGINT)  # it lets go of them
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(tracer.wait, 20)
+        injury.undone_at = time.time()
     slowed = trace.read_text(errors="replace").count("DELAYED") if trace.exists() else 0
     trace.unlink(missing_ok=True)
     injury.shows(f"{slowed} fsyncs took {SLOW_MS} ms more" if slowed else "")

@@ -8,13 +8,13 @@ import psutil
 
 from campaigns.harness import HostSeen
 from campaigns.processes import find, is_alive, strike, until_gone
+from chaos.nodes import SUSPECTED_DEAD_S
+from chaos.world import World
 
-from ..nodes import SUSPECTED_DEAD_S
-from ..world import World
 from .injury import Injury
 
 STOPPED_S = 3.0
-RETIRE_S = 20.0
+RETIRE_S = 60.0
 WATCHED_S = 3.0
 """How long the installation is looked at after its head has died, before anybody does anything."""
 
@@ -164,7 +164,7 @@ async def stop_gateway(world: World, injury: Injury) -> None:
         await asyncio.sleep(STOPPED_S)
         state = process.status()
     finally:
-        strike([process], signal.SIGCONT)
+        injury.undone_at = strike([process], signal.SIGCONT)
     injury.shows(f"pid {process.pid} {state} {STOPPED_S:g} s" if state == psutil.STATUS_STOPPED else "")
 
 
