@@ -67,6 +67,13 @@ clean: ## remove caches and builds; keeps .venv and .perdure
 bench: $(READY) ## the benchmarks: a table, about two minutes
 	$(BIN)/python -m bench
 
+.PHONY: chaos chaos-short
+chaos: $(READY) ## several Ray nodes under load and every fault we know for 30 minutes: make chaos ARGS='--seed 1'
+	$(BIN)/python -m chaos --minutes 30 --reminders 1000000 $(ARGS)
+
+chaos-short: $(READY) ## the same for a minute and a half, with the starting and the checking about three
+	$(BIN)/python -m chaos --minutes 1.5 --reminders 20000 $(ARGS)
+
 CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation years zombie
 
 .PHONY: campaigns

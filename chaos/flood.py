@@ -25,7 +25,7 @@ async def main(key: str, calls: int) -> None:
         began = time.monotonic()
         await asyncio.gather(*(tally.call(entity.add.options(timeout=CALL_S * 4)()) for _ in range(calls)))
         last_s = time.monotonic() - began
-        report = {came.value: tally.count[came] for came in Came}
+        report: dict[str, object] = {came.value: tally.count[came] for came in Came}
         report |= {
             "value": await entity.value_now.options(timeout=CALL_S * 4)(),
             "errors": tally.errors,

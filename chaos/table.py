@@ -64,7 +64,7 @@ def _ok_rate(verdict: Verdict, injuries: Sequence[Injury], ops: Sequence[Op]) ->
 
 
 def measure(injuries: Sequence[Injury], ops: Sequence[Op]) -> dict[int, float]:
-    """By id: from the fault (or its end, if it lasts) to the end of the first attempt that began after that, needed what
+    """By id: from the fault (or its end, if it lasts) to the end of the first attempt that began later and needed what
     was broken, and worked.
     """
     good = sorted(

@@ -7,9 +7,12 @@ Neither Perdure nor Postgres nor Ray knows of the file, and no fault is done to 
 
 import asyncio
 import json
+import random
 import sys
 import time
 from pathlib import Path
+
+ANSWER_S = 0.5
 
 
 async def witness(port: int, path: Path) -> None:
@@ -20,6 +23,7 @@ async def witness(port: int, path: Path) -> None:
             while line := await reader.readline():
                 event = {"event": "start", "at": time.time(), **json.loads(line)}
                 file.write(json.dumps(event).encode() + b"\n")
+                await asyncio.sleep(random.uniform(0, ANSWER_S))  # hosts die between the effect and its answer
                 writer.write(b"noted\n")
                 await writer.drain()
             writer.close()

@@ -52,7 +52,7 @@ async def _dead_letter(world: World, key: str, timeout_s: float = LETTER_S) -> s
 
     async def find_letter() -> str:
         rows = await world.sql("delete from dead_letters where type = 'Villain' and key = %s returning *", key)
-        return str(rows[0]["error"]) if rows else ""
+        return str(rows[0]["error"]["code"]) if rows else ""
 
     reason: str = await world.until(f"the poison {key} is given up", find_letter, timeout_s)
     return reason
@@ -68,7 +68,7 @@ async def _poison(world: World, injury: Injury, name: str, args: dict[str, Any])
     answer = await ask(world, "POST", f"Villain/{key}/greet", {})
     injury.recovery_s = time.time() - injury.at
     after = {host.pid for host in await world.until_whole()}
-    injury.shows(f"given up ({reason[:60]}), {len(before - after)} hosts died, then it answers {answer!r}")
+    injury.shows(f"given up ({reason}), {len(before - after)} hosts died, then it answers {answer!r}")
 
 
 async def poison_raises(world: World, injury: Injury) -> None:

@@ -19,6 +19,7 @@ from .injury import Injury
 DOWN_S = (0.0, 3.0)
 STORM_S = 2.0
 HELD_S = 4.0
+ALL_TAKEN_S = 60.0
 FULL_S = 15.0
 SLOW_MS = 300
 FULL = "No space left on device"
@@ -83,13 +84,16 @@ async def exhaust_connections(world: World, injury: Injury) -> None:
     """All connections are taken by somebody else, and ours are thrown out."""
     taken: list[psycopg.AsyncConnection[tuple[object, ...]]] = []
     refusals = 0
-    until = time.monotonic() + HELD_S
+    until = time.monotonic() + ALL_TAKEN_S
     first = await psycopg.AsyncConnection.connect(world.dsn, autocommit=True)
     try:
         while time.monotonic() < until:
             try:
                 taken.append(await psycopg.AsyncConnection.connect(world.dsn, autocommit=True))
             except psycopg.OperationalError as error:
+                if not refusals:
+                    injury.at = time.time()
+                    until = time.monotonic() + HELD_S
                 refusals += "too many clients" in str(error) or "remaining connection slots" in str(error)
                 await first.execute(_THROW_OUT.replace("%%", "%").encode())
                 await asyncio.sleep(0.1)

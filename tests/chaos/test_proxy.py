@@ -1,6 +1,7 @@
 """The proxy does what it says: a fault that is none would prove nothing."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -25,11 +26,11 @@ class Scene:
 
     async def start(self) -> None:
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(1024):
-                self.received += data
-                writer.write(data)
-            writer.close()
-            await writer.wait_closed()
+            with contextlib.suppress(ConnectionError):
+                while data := await reader.read(1024):
+                    self.received += data
+                    writer.write(data)
+            writer.transport.abort()
 
         target = await asyncio.start_unix_server(echo, self.path)
         front = await asyncio.start_server(self.proxy.attend, "127.0.0.1", 0)
@@ -44,6 +45,7 @@ class Scene:
             connection.reset()
         for server in self._servers:
             server.close()
+        await asyncio.sleep(0.05)  # both ends of what was reset see it
 
 
 async def ask(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], data: bytes) -> bytes:
