@@ -16,7 +16,8 @@ from campaigns.verdict import Verdict
 from .disk import isolate
 
 MINUTES = 30.0
-LIMIT_S = 900.0
+HEAD = ["head kill", "head kill, nodes stay"]
+LIMIT_S = 1_200.0
 """Beyond the minutes of faults: starting, coming to rest, checking."""
 
 
@@ -51,8 +52,8 @@ def _scenario(chosen: argparse.Namespace, options: Options, why_no_disk: str) ->
         return measure(options, why_no_disk=why_no_disk)
     from .campaign import run  # noqa: PLC0415
 
-    kinds = ["head kill"] if chosen.scenario == "head" else chosen.only
-    minutes = 0.1 if chosen.scenario == "head" else chosen.minutes
+    kinds = HEAD if chosen.scenario == "head" else chosen.only
+    minutes = 1.0 if chosen.scenario == "head" else chosen.minutes
     return run(options, minutes=minutes, rate=chosen.rate, kinds=kinds, reminders=chosen.reminders, disk=why_no_disk)
 
 

@@ -13,7 +13,7 @@ import httpx
 
 from campaigns.entities import Sink, Source
 from campaigns.safes import Safe, Transfer, move
-from perdure.entities import ApplicationError, OutcomeUnknown, Unavailable
+from perdure.entities import ApplicationError, HostKilled, OutcomeUnknown, Unavailable
 
 from .entities import Alarm, Clock, Crowd, Errand, Ledger, Villain
 
@@ -133,6 +133,8 @@ class HttpCaller:
         problem = answer.json()
         if problem.get("code") in _DEFINITE:
             raise Unavailable(f"gateway {port}: {problem}")
+        if problem.get("code") == HostKilled.code:
+            raise HostKilled(f"gateway {port}: {problem}", reason="")
         if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
             raise ApplicationError(f"gateway {port}: {problem}")
         raise OutcomeUnknown(f"gateway {port}: {problem}")

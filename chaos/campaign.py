@@ -22,7 +22,8 @@ PAUSE_S = (0.5, 2.0)
 """Between a recovery and the next fault."""
 WARM_S = 3.0
 LOOK_EVERY_S = 0.5
-OPEN_S = 30.0
+SLACK_S = 10.0
+"""So much longer than asked for it may take: a fault that would take longer is not begun."""
 
 
 async def run(
@@ -68,10 +69,10 @@ async def _inflict(world: World, verdict: Verdict, faults: list[Fault], seed: in
     began = time.monotonic()
     for fault in draw(seed, faults):
         left_s = began + seconds - time.monotonic()
-        if left_s <= 0:
+        if left_s <= 0 or (injuries and all(other.seconds > left_s + SLACK_S for other in faults)):
             break
-        if fault.seconds > left_s + 10 and injuries:
-            continue  # it would take too long
+        if fault.seconds > left_s + SLACK_S and injuries:
+            continue
         await asyncio.sleep(world.rng.uniform(*PAUSE_S))
         injury = Injury(fault.kind)
         injuries.append(injury)

@@ -177,7 +177,7 @@ async def _check_alarms(verdict: Verdict, world: World, ops: list[Op]) -> None:
             rings[row["uid"]].append((row["version"], row["at"]))
             if not row["ok"]:
                 bad.append(f"{row['uid']}: its handler failed")
-        else:
+        elif row["ok"]:
             done[row["uid"], row["name"]] = row["version"]
     early, after, twice, never, late = [], [], [], [], []
     for uid, fired in rings.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.cluster.connect import connect
-from perdure.entities import ApplicationError, OutcomeUnknown, PerdureError
+from perdure.entities import ApplicationError, HostKilled, OutcomeUnknown, PerdureError
 
 from .calls import CALL_S, Caller, ClientCaller, Gone, HttpCaller
 from .ops import FAILED, OK, UNKNOWN, OpLog
@@ -81,6 +81,10 @@ class Load:
         except ApplicationError as error:
             came, code = FAILED, "application_error"
             value = error
+        except HostKilled as error:
+            self.log.tried(number, self.caller.via, since, FAILED, error.code)
+            self.log.violation(f"{self.name}: operation {number}, an innocent, was refused: {error}")
+            raise Gone from error
         except PerdureError as error:
             came, code = FAILED, error.code
         self.log.tried(number, self.caller.via, since, came, code)

@@ -32,6 +32,8 @@ ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Nodes that have lost their head end themselves after so long; by default a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     # A node that says nothing for so long is dead to Ray; its own defaults are tens of seconds.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -84,8 +86,6 @@ class RayCluster:
     generation: int = 0
     address: str = ""
     nodes: list[Node] = field(default_factory=list[Node])
-    left: list[psutil.Process] = field(default_factory=list[psutil.Process])
-    """Processes of earlier clusters that nobody has ended."""
 
     def __post_init__(self) -> None:
         os.environ.update(ENVIRONMENT)

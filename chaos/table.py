@@ -79,6 +79,6 @@ def measure(injuries: Sequence[Injury], ops: Sequence[Op]) -> dict[int, float]:
             continue
         from_s = injury.undone_at or injury.at
         first = bisect.bisect_right(begins, from_s)
-        ends = [at for since, at, op, via in good[first : first + LOOKED_AT] if injury.is_needed_by(op, via)]
+        ends = [at for _, at, op, via in good[first : first + LOOKED_AT] if injury.is_needed_by(op, via)]
         found[id(injury)] = min(ends) - from_s if ends else math.nan
     return found

@@ -60,9 +60,9 @@ class Fault:
 
     kind: str
     inflict: Inflict
-    weight: int = 2
-    """How often in one bag of faults."""
-    seconds: float = 8.0
-    """About how long, healing included."""
+    weight: int
+    """How often in one bag of faults; 0: only in the first one, which holds each kind once."""
+    seconds: float
+    """About how long on a quiet machine, healing included."""
     needs: str = ""
     """Program without which it cannot be done."""

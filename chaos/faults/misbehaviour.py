@@ -13,6 +13,7 @@ import psutil
 from campaigns.processes import find, strike, until_gone
 from chaos import clock
 from chaos.world import World
+from perdure.entities import HostKilled
 from perdure.entities.shard import shard_of
 
 from .injury import SHARDS, Injury
@@ -20,7 +21,7 @@ from .injury import SHARDS, Injury
 LETTER_S = 60.0
 HOUR_S = 3_600.0
 STEPS_S = (HOUR_S, -HOUR_S, 10 * 365 * 24 * HOUR_S, -30.0)
-STEPPED_S = 5.0
+STEPPED_S = 2.5
 PER_TURN = 500
 PER_CROWD = 1_000
 FLOOD = 12_000
@@ -40,6 +41,8 @@ async def ask(world: World, method: str, path: str, body: Any = None, *, is_send
                 if answer.is_success:
                     return answer.json() if answer.content else None
                 problem = answer.text
+                if HostKilled.code in problem:
+                    return HostKilled.code
             except httpx.TransportError as error:
                 problem = repr(error)
             if time.monotonic() > deadline:
@@ -63,8 +66,9 @@ async def _poison(world: World, injury: Injury, name: str, args: dict[str, Any])
     before = {host.pid for host in await world.until_whole()}
     injury.shards = frozenset([shard_of("Villain", key, SHARDS)])
     injury.at = time.time()
-    await ask(world, "POST", f"Villain/{key}/{name}", args, is_send=True)
-    reason = await _dead_letter(world, key)
+    answer = await ask(world, "POST", f"Villain/{key}/{name}", args, is_send=True)
+    # It is answered rather than dead-lettered if it was refused before it could be accepted.
+    reason = answer if answer == HostKilled.code else await _dead_letter(world, key)
     answer = await ask(world, "POST", f"Villain/{key}/greet", {})
     injury.recovery_s = time.time() - injury.at
     after = {host.pid for host in await world.until_whole()}

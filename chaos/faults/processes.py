@@ -169,24 +169,36 @@ async def stop_gateway(world: World, injury: Injury) -> None:
 
 
 async def kill_head(world: World, injury: Injury) -> None:
-    """The head dies with Ray's whole memory. A new cluster is started, and everything goes on from Postgres alone."""
-    head = world.cluster.head
-    gcs, raylet = head.process("gcs_server"), head.process("raylet")
+    """The head dies with Ray's whole memory. What is left of the cluster is ended, and a new one started."""
+    await _lose_head(world, injury, is_ended=True)
+
+
+async def kill_head_only(world: World, injury: Injury) -> None:
+    """The same, but nobody ends the other nodes: their hosts hold their leases, and nobody reaches them any more."""
+    await _lose_head(world, injury, is_ended=False)
+
+
+async def _lose_head(world: World, injury: Injury, *, is_ended: bool) -> None:
+    """Everything must go on from Postgres alone, in a new cluster, with `up()` and nothing else."""
+    cluster = world.cluster
+    gcs, raylet = cluster.head.process("gcs_server"), cluster.head.process("raylet")
     assert gcs is not None
     assert raylet is not None
-    old = world.cluster.address
+    old = cluster.address
     injury.at = strike([gcs, raylet])
     await until_gone([gcs, raylet])
     await asyncio.sleep(WATCHED_S)
-    ended = await world.cluster.end()  # what an operator does on every machine before it joins another head
+    left = list(cluster.nodes)
+    what = f"{len(await cluster.end())} processes of {old} ended" if is_ended else f"nodes of {old} left alone"
     await world.stop_load(kill=True)
     for port in world.ports:
         program = world.programs[f"gateway-{port}"]
         program.kill()
         await asyncio.to_thread(program.wait)
-    await world.cluster.start()
+    await cluster.start()
     await world.up()
     await asyncio.gather(*(world.start_gateway_at(port) for port in world.ports))
     await world.start_load()
     await world.until_whole()
-    injury.shows(f"GCS {gcs.pid} gone, {len(ended)} processes of {old} ended, new cluster {world.cluster.address}")
+    injury.shows(f"GCS {gcs.pid} gone, {what}, new cluster {cluster.address}")
+    await cluster.end(left)
