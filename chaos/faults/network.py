@@ -20,6 +20,7 @@ def everybody(mode: str) -> Callable[[World, Injury], Awaitable[None]]:
     async def inflict(world: World, injury: Injury) -> None:
         seconds = world.rng.uniform(*BRIEF_S)
         await _fault(world, injury, mode, None, seconds)
+        injury.undone_at = time.time()
         await world.until_whole()
 
     return inflict
@@ -43,7 +44,6 @@ async def _fault(world: World, injury: Injury, mode: str, pids: list[int] | None
     answer = await world.proxy.order(mode, pids=pids, delay_s=DELAY_S)
     await asyncio.sleep(seconds)
     counters = (await world.proxy.order("pass"))["counters"]
-    injury.undone_at = time.time()
     shown = {name: count for name, count in counters.items() if name != "accepted"}
     is_shown = answer["hit"] and (mode == "cut" or shown)
     injury.shows(f"{answer['hit']} connections, {seconds:.1f} s: {shown}" if is_shown else "")
