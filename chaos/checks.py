@@ -5,6 +5,7 @@ Everything is quiet by now: no client runs, no message waits, no reminder of the
 
 import contextlib
 import json
+import math
 from collections import Counter, defaultdict
 
 from campaigns.audit import audit_chains
@@ -12,11 +13,15 @@ from campaigns.harness import NotHealed
 from campaigns.orders import check_witness
 from campaigns.safes import EACH
 from campaigns.verdict import Verdict
+from perdure.entities.ids import EntityId
+from simulation import record
+from simulation.checkers.set_full import set_report
 
 from .load import GIVE_UP_S, RELAYS, SAFES
 from .ops import FAILED, OK, UNKNOWN, Op
 from .world import World
 
+_CAME = {OK: record.Came.OK, FAILED: record.Came.FAIL, UNKNOWN: record.Came.UNKNOWN}
 CLOCK_S = 0.005
 """Slack for reading clocks."""
 _VILLAIN = "type <> 'Villain'"
@@ -75,17 +80,21 @@ async def _until_quiet(verdict: Verdict, world: World) -> None:
 
 async def _check_adds(verdict: Verdict, world: World, ops: list[Op]) -> None:
     """Set-full: acknowledged ⊆ applied, refused ∩ applied = ∅, nothing twice, nothing that nobody sent."""
-    adds = {op.uid: op for op in ops if op.kind == "add"}
     rows = await world.sql("select key, state->'uids' as uids from entities where type = 'Ledger'")
-    final = Counter((row["key"], uid) for row in rows for uid in row["uids"])
-    found = {uid for _, uid in final}
-    came = {how: {uid for uid, op in adds.items() if op.came == how} for how in (OK, UNKNOWN, FAILED)}
-    recovered = len(came[UNKNOWN] & found)
-    text = f"{len(adds)} adds: {', '.join(f'{how} {len(uids)}' for how, uids in came.items())}"
-    verdict.none_of("none lost", sorted(came[OK] - found), f"{text}; {recovered} unknown were applied")
-    verdict.none_of("none duplicated", [uid for uid, count in final.items() if count > 1], f"{len(final)} in ledgers")
-    verdict.none_of("no phantom", [uid for key, uid in final if uid not in adds or adds[uid].key != key], "as above")
-    verdict.none_of("no refused one applied", sorted(came[FAILED] & found), f"{len(came[FAILED])} refused")
+    final = {EntityId("Ledger", row["key"]): row["uids"] for row in rows}
+    adds = (as_recorded(number, op) for number, op in enumerate(ops) if op.kind == "add")
+    report = set_report(adds, final)
+    verdict.none_of("none lost", report.lost, str(report))
+    verdict.none_of("none duplicated", report.duplicated, f"{report.final} in {len(final)} ledgers")
+    verdict.none_of("no phantom", report.phantom, f"{report.final} in {len(final)} ledgers")
+    verdict.none_of("no refused one applied", report.resurrected, f"{report.failed} refused")
+
+
+def as_recorded(number: int, op: Op) -> record.Op:
+    """As the checkers of the simulation know it."""
+    return record.Op(
+        number, op.via, EntityId(op.type, op.key), op.kind, op.uid, op.began, op.ended or math.inf, _CAME[op.came]
+    )
 
 
 async def _check_numbers(verdict: Verdict, world: World, ops: list[Op]) -> None:
