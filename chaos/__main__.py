@@ -53,7 +53,7 @@ def _scenario(chosen: argparse.Namespace, options: Options, why_no_disk: str) ->
     from .campaign import run  # noqa: PLC0415
 
     kinds = HEAD if chosen.scenario == "head" else chosen.only
-    minutes = 1.0 if chosen.scenario == "head" else chosen.minutes
+    minutes = 0.0 if chosen.scenario == "head" else chosen.minutes
     return run(options, minutes=minutes, rate=chosen.rate, kinds=kinds, reminders=chosen.reminders, disk=why_no_disk)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 import traceback
 
@@ -29,7 +30,7 @@ SLACK_S = 10.0
 async def run(
     options: Options, *, minutes: float, rate: float, kinds: list[str], reminders: int, disk: str = ""
 ) -> Verdict:
-    """The campaign: faults for so many minutes, each kind that fits once before any comes twice."""
+    """The campaign: faults for so many minutes (0: each kind once), each kind that fits once before any comes twice."""
     verdict = Verdict("chaos", options.seed)
     disk_mb = round(1_500 + 250 * minutes)
     async with open_world(verdict, options, rate=rate, disk_mb=disk_mb, why_no_disk=disk) as world:
@@ -67,8 +68,8 @@ async def finish(world: World, verdict: Verdict, injuries: list[Injury], looking
 async def _inflict(world: World, verdict: Verdict, faults: list[Fault], seed: int, seconds: float) -> list[Injury]:
     injuries: list[Injury] = []
     began = time.monotonic()
-    for fault in draw(seed, faults):
-        left_s = began + seconds - time.monotonic()
+    for fault in draw(seed, faults) if seconds else faults:
+        left_s = began + seconds - time.monotonic() if seconds else math.inf
         if left_s <= 0 or (injuries and all(other.seconds > left_s + SLACK_S for other in faults)):
             break
         if fault.seconds > left_s + SLACK_S and injuries:
