@@ -23,12 +23,12 @@ KEYS = 200
 
 async def main(callers: int, path: Path) -> None:
     over = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     client = await connect(
         dsn=os.environ["PERDURE_DSN"],
         namespace=os.environ["PERDURE_NAMESPACE"],
         ray_address=os.environ["PERDURE_RAY_ADDRESS"],
     )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)  # after Ray has set its own
     with path.open("ab", buffering=0) as file:
 
         async def caller(number: int) -> None:
