@@ -24,7 +24,8 @@ STEPS_S = (HOUR_S, -HOUR_S, 10 * 365 * 24 * HOUR_S, -30.0)
 STEPPED_S = 2.5
 PER_TURN = 500
 PER_CROWD = 1_000
-FLOOD = 12_000
+FLOOD = 9_000
+FLOODERS = 2
 _serial = itertools.count(1)
 
 
@@ -96,18 +97,22 @@ async def poison_blocks(world: World, injury: Injury) -> None:
 
 
 async def flood(world: World, injury: Injury) -> None:
-    """More calls to one entity than it may have waiting."""
+    """More calls to one entity than may wait for it, from two clients at once: one alone holds back."""
     key = f"flooded-{next(_serial)}"
     injury.at = time.time()
-    program = world.start_program(f"flood-{key}", "chaos.flood", key, str(FLOOD), **world.joining)
-    status = await asyncio.to_thread(program.wait, LETTER_S * 2)
-    lines = (world.directory / f"flood-{key}.log").read_text(errors="replace").splitlines()
-    report: dict[str, Any] = json.loads(lines[-1]) if status == 0 and lines else {}
-    is_right = report and report["ok"] <= report["value"] <= report["ok"] + report["unknown"]
-    if report and not is_right:
-        world.violations.append(f"flood of {key}: {report}")
-    injury.shows(f"{FLOOD} calls: {report}" if report else "")
-    injury.recovery_s = report.get("last_s", 0.0)
+    names = [f"flood-{key}-{number}" for number in range(FLOODERS)]
+    programs = [world.start_program(name, "chaos.flood", key, str(FLOOD), **world.joining) for name in names]
+    statuses = await asyncio.gather(*(asyncio.to_thread(program.wait, LETTER_S * 4) for program in programs))
+    logs = [(world.directory / f"{name}.log").read_text(errors="replace").splitlines() for name in names]
+    if any(statuses) or not all(logs):
+        return
+    reports: list[dict[str, Any]] = [json.loads(lines[-1]) for lines in logs]
+    came = {name: sum(report[name] for report in reports) for name in ("ok", "unknown", "refused")}
+    value = await ask(world, "GET", f"Flooded/{key}/value_now")
+    if not came["ok"] <= value <= came["ok"] + came["unknown"]:
+        world.violations.append(f"flood of {key}: {came}, and then its value is {value}")
+    injury.shows(f"{FLOODERS} x {FLOOD} calls: {came}, value {value}")
+    injury.recovery_s = max(report["last_s"] for report in reports)
 
 
 async def step_clock(world: World, injury: Injury) -> None:
