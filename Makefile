@@ -90,6 +90,13 @@ SEEDS ?= 1000
 simulate: $(READY) ## the cluster under simulated faults: make simulate SEEDS=1000 ARGS='--workload W3'
 	$(BIN)/python -m simulation --corpus --seeds $(SEEDS) $(ARGS)
 
+.PHONY: chaos chaos-short
+chaos: $(READY) ## several Ray nodes under load and every fault we know for 30 minutes: make chaos ARGS='--seed 1'
+	$(BIN)/python -m chaos --minutes 30 --reminders 1000000 $(ARGS)
+
+chaos-short: $(READY) ## the same for a minute and a half, with the starting and the checking about three
+	$(BIN)/python -m chaos --minutes 1.5 --reminders 20000 $(ARGS)
+
 CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation years zombie
 
 .PHONY: campaigns

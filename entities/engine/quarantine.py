@@ -39,8 +39,13 @@ H = TypeVar("H", bound=Held)
 
 
 def known_points(stored: int, losses: int) -> int:
-    """Points of a message: those stored, or the losses that its sender has counted, but for the first."""
-    return max(stored, losses - 1, 0)
+    """Points of a message: those stored, one for each time that it ran as a suspect and its host died, and one for
+    being a suspect by the losses that its sender has counted.
+
+    Further losses count for nothing by themselves: a host also dies of others while a call waits there, and what waits
+    behind a killer is lost with it again and again.
+    """
+    return max(stored, int(losses >= LOSSES_MIN))
 
 
 def is_refused(points: int) -> bool:

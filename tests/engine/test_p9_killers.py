@@ -23,7 +23,8 @@ from perdure.entities import (
 )
 from perdure.entities.engine.engine import Engine
 from perdure.entities.engine.quarantine import POINTS_MAX, POINTS_OF_BLOCKING
-from perdure.entities.messages import decode_error
+from perdure.entities.ids import new_message_id
+from perdure.entities.messages import Envelope, Kind, Status, decode_error
 from perdure.entities.store.rows import RunStatus, Suspicion, suspect_id
 from perdure.entities.testing import LocalCluster
 
@@ -201,6 +202,19 @@ async def test_a_call_that_kills_is_answered_with_a_definite_error(cluster: Loca
         await call()
     assert doom.deaths == deaths, "refused for good: also to those who ask again"
     assert store.dead_letters == []
+
+
+async def test_a_call_that_was_lost_with_many_hosts_while_it_waited_is_applied(
+    cluster: LocalCluster, store: CountingStore
+) -> None:
+    """Found by chaos: what a sender counts are hosts that died with the call in hand, not of it."""
+    envelope = Envelope(
+        new_message_id(), "Fragile", "f", Kind.CALL, "note", b'{"text": "x"}', "client-1", 1, is_retry=True, losses=50
+    )
+    reply = await cluster.request(envelope, timeout_s=5)
+    assert reply.status is Status.OK
+    assert await Fragile.ref("f").notes() == ["x"]
+    await eventually(lambda: not store.points())
 
 
 @pytest.mark.unfit("retention", reason="what is held against a message is kept as long as outcomes")

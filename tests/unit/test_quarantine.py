@@ -30,9 +30,10 @@ def test_the_others_run_alone_fewest_points_first() -> None:
     assert choose([One(1, ready=False)], []) == []
 
 
-def test_losses_count_from_the_second_on() -> None:
-    assert [known_points(0, losses) for losses in range(5)] == [0, 0, 1, 2, 3]
+def test_losses_make_a_suspect_and_never_more() -> None:
+    assert [known_points(0, losses) for losses in range(5)] == [0, 0, 1, 1, 1]
     assert known_points(4, 2) == 4
+    assert not is_refused(known_points(0, 1_000)), "it may have waited behind a killer all the time"
 
 
 @given(st.lists(st.booleans(), max_size=10))
