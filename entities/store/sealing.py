@@ -311,9 +311,6 @@ class Sealer:
             items=[self.open_item(entity, row) for row in loaded.items],
             attempts=[self.open_attempt(entity, row) for row in loaded.attempts],
             inbox=[self.open_envelope(envelope) for envelope in loaded.inbox],
-            damage=loaded.damage,
-            damaged_runs=loaded.damaged_runs,
-            is_noted=loaded.is_noted,
         )
 
 
