@@ -10,6 +10,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 PORT ?= 8000
 
 BIN := .venv/bin
+FAST := not slow and not cluster and not browser
 READY := .venv/.ready
 
 # This tree, in every process that is started from here (Ray workers too), whatever the environment has installed.
@@ -44,11 +45,11 @@ audit: $(READY) ## security rules over our code, known vulnerabilities of what i
 
 .PHONY: check
 check: lint ## lint, and the fast tests
-	$(BIN)/pytest -m 'not slow and not cluster and not browser'
+	$(BIN)/pytest -n 2 -m '$(FAST)'
 
 .PHONY: test
-test: $(READY) ## all tests
-	$(BIN)/pytest
+test: $(READY) ## all tests: the fast ones two at a time, then those with clusters and browsers of their own
+	status=0; $(BIN)/pytest -n 2 -m '$(FAST)' || status=1; $(BIN)/pytest -m 'not ($(FAST))' || status=1; exit $$status
 
 .PHONY: stories
 stories: $(READY) ## the stories on virtual time, crashed at every point; tells how many points were tried

@@ -84,6 +84,8 @@ class RayCluster:
     count: int
     """Further nodes."""
     generation: int = 0
+    started: int = 0
+    """Nodes, ever."""
     address: str = ""
     nodes: list[Node] = field(default_factory=list[Node])
 
@@ -119,7 +121,8 @@ class RayCluster:
         return node
 
     def _spawn(self, name: str, ip: str, *arguments: str) -> Node:
-        log = self.directory / f"ray-{self.generation}-{name}.log"
+        self.started += 1
+        log = self.directory / f"ray-{self.generation}-{name}-{self.started}.log"
         script = str(Path(sys.executable).with_name("ray"))
         with log.open("ab") as output:
             front = psutil.Popen(
