@@ -100,7 +100,10 @@ async def _a_node(world: World) -> tuple[int, psutil.Process, list[HostSeen]]:
     """A node other than the head: its number, its raylet, and the hosts that run there."""
     hosts = await world.until_whole()
     nodes = [node for node in world.cluster.nodes[1:] if node.process("raylet") is not None]
-    node = world.rng.choice(sorted(nodes, key=lambda node: node.name))
+    owners = {node.name for node in nodes for process in node.processes if process.pid in {host.pid for host in hosts}}
+    node = world.rng.choice(
+        [node for node in sorted(nodes, key=lambda node: node.name) if node.name in owners] or nodes
+    )
     raylet = node.process("raylet")
     assert raylet is not None
     pids = {process.pid for process in node.processes}
@@ -191,6 +194,7 @@ async def _lose_head(world: World, injury: Injury, *, is_ended: bool) -> None:
     left = list(cluster.nodes)
     what = f"{len(await cluster.end())} processes of {old} ended" if is_ended else f"nodes of {old} left alone"
     await world.stop_load(kill=True)
+    injury.undone_at = time.time()  # until here old clients and hosts went on without a head
     for port in world.ports:
         program = world.programs[f"gateway-{port}"]
         program.kill()
