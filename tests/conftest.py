@@ -70,8 +70,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    name = config.getoption("--hostile")
-    for item in items if name is not None else ():
+    name: str = config.getoption("--hostile") or ""
+    for item in items if name else ():
         for mark in item.iter_markers("unfit"):
             if hostile.unfit(mark.args, name):
                 item.add_marker(pytest.mark.skip(reason=mark.kwargs["reason"]))

@@ -113,7 +113,7 @@ class Refusing(FaultyStore):
 
     async def commit(self, batch: Batch) -> int:
         guilty, names = self.guilty, [write.entity for write in batch.writes]
-        if guilty in names:
+        if guilty is not None and guilty in names:
             self.guilty = None
             await super().commit(replace(batch, writes=[]))  # which waits as long as commits are held
             raise WriteConflict("injected", entities=[guilty])
