@@ -91,10 +91,10 @@ class Bench(Entity, index=["count"]):
         within: timedelta = timedelta(days=1),
         owner: UUID | None = None,
         mode: Literal["strict", "loose"] = "strict",
-        labels: Annotated[dict[str, str], Field(max_length=5)] = {},  # noqa: B006 - handlers are never called with it
+        labels: Annotated[dict[str, str], Field(max_length=5)] | None = None,
     ) -> str:
         self.day = day
-        return f"{day} {mode} {len(labels)}"
+        return f"{day} {mode} {len(labels or {})}"
 
     @query
     async def report(self) -> Report:
