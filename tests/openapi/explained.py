@@ -91,10 +91,10 @@ EXPLAINED: tuple[Explained, ...] = (
         "As above.",
     ),
     Explained(
-        "a result that does not fit the activity of a token",
+        "a result that does not fit the activity of a token, or of an operation",
         "positive_data_acceptance",
-        lambda answer: answer.operation.startswith("POST /activities/") and _refused_with("invalid_argument")(answer),
-        "Which result fits depends on the activity, which only the token tells.",
+        lambda answer: answer.operation.endswith("/complete") and _refused_with("invalid_argument")(answer),
+        "Which result fits depends on the activity, which only the token or the operation's number tells.",
     ),
     Explained(
         "fields that the type of the path does not have",
