@@ -15,6 +15,8 @@ ROUNDS = 10
 WARM_UP = 1_000
 TOLERANCE = 0.20
 IDLE_S = 12.0
+IDLE_SHORT_S = 5.0
+"""Of a short campaign."""
 AT_ONCE = 200
 STATE_CHARS = 1_000
 EMPTY_S = 60.0
@@ -26,7 +28,7 @@ async def run(options: Options) -> Verdict:
     """The campaign; a round is a thousand entities."""
     entities = (options.rounds or ROUNDS) * 1_000
     verdict = Verdict("passivation", options.seed)
-    engine = {"idle_s": IDLE_S}
+    engine = {"idle_s": IDLE_S if entities >= ROUNDS * 1_000 else IDLE_SHORT_S}
     async with open_scene(verdict, options, entities=["campaigns.entities:Note"], hosts=1, engine=engine) as scene:
         pids = [host.pid for host in await scene.hosts()]
         verdict.figure("MB per host, fresh", _memory(pids))

@@ -1,4 +1,7 @@
-"""Each campaign, short: it runs, its faults happen, it finds nothing. `make campaigns` runs the real ones."""
+"""Campaigns, short: each runs, its faults happen, it finds nothing. `make campaigns` runs the real ones.
+
+`years` is not here: however few bills it is told to send, its restarts and releases take more than a minute.
+"""
 
 import subprocess
 import sys
@@ -16,11 +19,10 @@ SHORT = {
     "exactly-once-messages": ["--seconds", "7"],
     "long-lives": ["--rounds", "2"],
     "orders": ["--rounds", "3"],
-    "passivation": ["--rounds", "3"],
+    "passivation": ["--rounds", "2"],
     "programs": ["--rounds", "40"],
     "transfers": ["--seconds", "8"],
-    "years": ["--rounds", "12", "--hosts", "2"],
-    "zombie": ["--rounds", "2"],
+    "zombie": ["--rounds", "1"],
 }
 
 

@@ -88,7 +88,7 @@ async def test_survivors_take_over_at_once(world: World) -> None:
     await world.up(2)
     await world.connect()
     times: list[float] = []
-    for _ in range(5):
+    for _ in range(3):
         victim = (await world.hosts())[0]
         counter = Counter.ref(await a_key_of(world, victim))
         value = await counter.add()
