@@ -135,6 +135,10 @@ class Watch:
             pass  # the attempt has ended meanwhile
 
 
+LEASE_LOOK_S = 0.05
+"""How often an attempt looks whether its host may go on: a renewal, or the end, comes soon."""
+
+
 class ActivityRunner:
     """Runs attempts; `finished(call, result, error)` is called on the host's loop, in batches.
 
@@ -153,6 +157,8 @@ class ActivityRunner:
         self._finished = finished
         self.on_beat: Callable[[ActivityCall], None] = lambda _: None
         """Told on the host's loop that `call.details` are new."""
+        self.has_lease: Callable[[], bool] = lambda: True
+        """Whether nobody can have taken over; asked from the activity loop."""
         self._pool = pool
         self._host_loop: asyncio.AbstractEventLoop
         self._loop: asyncio.AbstractEventLoop
@@ -290,6 +296,9 @@ class ActivityRunner:
 
     async def _run(self, call: ActivityCall, attempt: Pulse) -> bytes:
         _check_wanted(call)
+        while not self.has_lease():  # a host that was frozen: its heir may have committed this outcome by now (P7)
+            await asyncio.sleep(LEASE_LOOK_S)
+            _check_wanted(call)
         if call.options.resources:
             if self._pool is None:
                 raise ApplicationError(

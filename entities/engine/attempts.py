@@ -41,6 +41,7 @@ class Attempts:
         self._engine = engine
         self._runner = runner(engine.settings, self._finished, pool, steps)
         self._runner.on_beat = self._beat
+        self._runner.has_lease = engine.has_lease
         self._under_way: dict[str, ActivityCall] = {}
 
     def open(self) -> None:

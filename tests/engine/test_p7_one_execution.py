@@ -164,3 +164,24 @@ async def test_an_outcome_under_suspicion_outlives_its_activation(monkeypatch: p
         assert await worker.work.result() == 1
         await cluster.drained()
         assert began["slow"] == 1
+
+
+class Caller(Entity):
+    @workflow
+    async def run(self) -> int:
+        return await counted()
+
+
+@pytest.mark.unfit("lease", reason="it says itself when the lease has run out")
+async def test_no_attempt_begins_on_a_host_whose_lease_ran_out() -> None:
+    """Found by simulation: it was frozen after the commit that asked for the activity, and its heir has the outcome."""
+    async with LocalCluster([Caller]) as cluster:
+        engine = cluster.engines[0]
+        engine.set_lease(engine.monotonic() - 0.001, 0)
+        await Caller.ref("c").run.start()
+        await cluster.drained()
+        await asyncio.sleep(0.1)  # an attempt would have begun: nothing else is under way
+        assert began["counted"] == 0
+        engine.set_lease(engine.monotonic() + 60, 0)
+        assert await Caller.ref("c").run.result(timeout=10) == 1
+        assert began["counted"] == 1
