@@ -12,7 +12,7 @@ from ...entities.engine.engine import Engine
 from ...entities.errors import PerdureError
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope, Kind, Reply, Status
-from ...entities.store.port import EntityStore
+from ...entities.store.port import EntityStore, StoreUnavailable
 from ...entities.store.rows import Batch, ReminderRow
 from ..link import Link, Pending
 from ..settings import ExchangeSettings
@@ -55,6 +55,8 @@ class _Child:
         self.fires: list[ReminderRow] = []
         self.wake = False
         self.failures = 0
+        self.committing = asyncio.Lock()
+        """Held by a commit until its outcome is certain: whoever reads the entity waits for that."""
         self.starting: asyncio.Task[None] | None = None
 
 
@@ -219,9 +221,14 @@ class DedicatedActors:
         store, entity = self._store, child.entity
         match operation:
             case "commit":
-                return wire.encode(await self._commit(child, wire.BATCH.decode(argument)))
+                async with child.committing:
+                    return wire.encode(await self._commit(child, wire.BATCH.decode(argument)))
+            case "settle":
+                async with child.committing:
+                    return b""
             case "load":
-                [loaded] = await store.load([entity])
+                async with child.committing:  # that of its predecessor, perhaps
+                    [loaded] = await store.load([entity])
                 return wire.encode(loaded)
             case "inbox":
                 return wire.encode(await store.inbox([entity]))
@@ -244,19 +251,24 @@ class DedicatedActors:
                 raise ValueError(f"unknown operation {operation!r}")
 
     async def _commit(self, child: _Child, batch: Batch) -> int:
-        """The actor's turns, committed under this host's fence."""
+        """The actor's turns, committed under this host's fence. Raises StoreUnavailable once the outcome is certain."""
+        await self._engine.settling.free()
         epoch = self._engine.epochs_held.get(child.shard)
         if epoch is None or any(write.entity != child.entity for write in batch.writes):
             raise wire.not_yours(child.entity)
-        database_us = await self._store.commit(
-            Batch(
-                incarnation=self._engine.incarnation,
-                epochs={child.shard: epoch},
-                writes=batch.writes,
-                attempts=batch.attempts,
-                arrivals=batch.arrivals,
-            )
+        own = Batch(
+            incarnation=self._engine.incarnation,
+            epochs={child.shard: epoch},
+            writes=batch.writes,
+            attempts=batch.attempts,
+            arrivals=batch.arrivals,
         )
+        try:
+            database_us = await self._engine.settling.carry(self._store.commit(own))
+        except StoreUnavailable as problem:
+            if problem.details.get("maybe_applied", True):
+                await self._engine.settling.settle(own.epochs)
+            raise
         child.failures = 0
         for write in batch.writes:
             self._engine.written_elsewhere(write)

@@ -1,6 +1,6 @@
 """The store as a dedicated actor sees it: every operation is asked of the host that owns the entity's shard."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
@@ -28,6 +28,12 @@ class RemoteStore:
     async def transact(self, batch: Batch) -> int:
         """Not asked: dedicated entities take no part in transactions."""
         raise StoreUnavailable("a dedicated actor commits no transactions", maybe_applied=False)
+
+    async def settle(self, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
+        """The host settles its commits itself; epochs are its business. Wait until it has."""
+        del incarnation
+        await self._get("settle")
+        return dict(epochs)
 
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
         """See the port."""

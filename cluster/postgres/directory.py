@@ -6,22 +6,22 @@ FOR UPDATE first, hence waits for a commit under way; a lease renewal is an ordi
 
 # ruff: noqa: S608 - only constants and the checked name of the schema are put together
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ...entities.store.port import HostFenced, StoreUnavailable
 from ...entities.store.rows import HostRow, ShardOwner
-from .arrays import int4s
-from .exchange import Refused, Session, Statement
+from .arrays import int4s, int8s
+from .exchange import Refused, Rows, Session, Statement
 from .failures import LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION
 from .names import application_name
 from .statements import CLOCK
 
 GONE_SHOWN_S = 3_600
 """How long `hosts()` still shows a host that is stopped or fenced."""
-FENCE_LOCK_TIMEOUT_MS = 1_000
+LOCK_TIMEOUT_MS = 1_000
 """How long a fence waits for the host's commit under way before it ends the host's sessions."""
-FENCE_ATTEMPTS_MAX = 5
+LOCK_ATTEMPTS_MAX = 5
 
 _LIVE = "status in ('active', 'draining')"
 _LEASE_END = "clock_timestamp() + $2::float8 * interval '1 second'"
@@ -60,6 +60,13 @@ where t.shard = any($1::int4[])
     and exists (select from {{s}}.hosts where incarnation = $2::text and status = 'active')
     and not exists (select from {{s}}.hosts h where h.incarnation = t.owner and h.{_LIVE})
 returning t.shard, t.epoch"""
+
+_RAISE = """
+update {s}.shards t set epoch = u.epoch + 1 from unnest($1::int4[], $2::int8[]) as u (shard, epoch)
+where t.shard = u.shard and t.epoch = u.epoch and t.owner = $3"""
+_RAISED = """
+select t.shard, t.epoch from unnest($1::int4[], $2::int8[]) as u (shard, epoch)
+join {s}.shards t on t.shard = u.shard and t.epoch = u.epoch + 1 and t.owner = $3"""
 
 _RELEASE = "update {s}.shards set owner = '' where owner = $1::text and shard = any($2::int4[])"
 _RELEASE_ALL = "update {s}.shards set owner = '' where owner = $1::text"
@@ -108,25 +115,46 @@ class DirectoryTables:
             (((may_fence,),),) = await session.transact([self._of(_MAY_FENCE, incarnation)])
             if not may_fence:
                 return False
-        for _ in range(FENCE_ATTEMPTS_MAX):
+        *_, ((is_gone,),) = await self._between_commits(
+            session, incarnation, [self._of(_FENCE, incarnation, is_dead), self._of(_IS_GONE, incarnation)]
+        )
+        return bool(is_gone)
+
+    async def settle(self, session: Session, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
+        shards = sorted(epochs)
+        named = int4s(shards), int8s([epochs[shard] for shard in shards]), incarnation
+        *_, ((is_gone,),), _, _, raised = await self._between_commits(
+            session,
+            incarnation,
+            [
+                self._of(_IS_GONE, incarnation),
+                self._of(_LOCK_SHARDS, named[0]),
+                self._of(_RAISE, *named),
+                self._of(_RAISED, *named),
+            ],
+        )
+        if is_gone:
+            raise HostFenced(f"host {incarnation} is fenced, stopped or unknown; it owns nothing any more")
+        return dict(raised)
+
+    async def _between_commits(self, session: Session, incarnation: str, then: list[Statement]) -> list[Rows]:
+        """Execute these with the host's row locked: its commit under way has ended, or is ended with its session."""
+        for _ in range(LOCK_ATTEMPTS_MAX):
             try:
-                *_, ((is_gone,),) = await session.transact(
+                return await session.transact(
                     [
-                        (f"select set_config('lock_timeout', '{FENCE_LOCK_TIMEOUT_MS}ms', true)", ()),
+                        (f"select set_config('lock_timeout', '{LOCK_TIMEOUT_MS}ms', true)", ()),
                         self._of(_LOCK_HOST, incarnation),
-                        self._of(_FENCE, incarnation, is_dead),
-                        self._of(_IS_GONE, incarnation),
+                        *then,
                     ]
                 )
             except Refused as refused:
                 if refused.sqlstate != LOCK_NOT_AVAILABLE:
                     raise
                 await session.transact([(_END_SESSIONS, (application_name(incarnation),))])
-            else:
-                return bool(is_gone)
         raise StoreUnavailable(
-            f"host {incarnation} could not be fenced: a transaction that is not ended by pg_terminate_backend holds"
-            " its row; look for it in pg_stat_activity",
+            f"a transaction that is not ended by pg_terminate_backend holds the row of host {incarnation}; look for it"
+            " in pg_stat_activity",
             maybe_applied=False,
         )
 

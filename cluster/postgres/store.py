@@ -6,7 +6,7 @@ the next call.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Self, TypeVar
 
 import psycopg
@@ -101,6 +101,9 @@ class PostgresStore:
         committer = TransactionCommitter(schema=self._schema, shard_count=await self.shard_count())
         async with self._transactions.session() as session:
             return await committer.commit(session, batch)
+
+    async def settle(self, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
+        return await self._direct(lambda session: self._directory.settle(session, incarnation, epochs))
 
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
         reader = await self._reader()

@@ -6,8 +6,9 @@ What can happen to a commit:
 * it succeeds: every activation in it lets its outputs go;
 * `WriteConflict`: nothing was written. The entities named are dropped and reloaded; the others are dirty again;
 * `NotStorable`: the same, and the messages whose turns made such values are answered with that error, for good;
-* `StoreUnavailable`: it may or may not have been written. All activations in it are dropped; their messages run again
-  on what the store then holds, after looking up which have an outcome. Commits are tried again with back-off;
+* `StoreUnavailable`: it may or may not have been written, or may yet be. First that is settled (`settling`); then all
+  activations in it are dropped; their messages run again on what the store then holds, after looking up which have an
+  outcome. Commits are tried again with back-off;
 * `HostFenced`: this host may never commit again. The engine stops.
 """
 
@@ -21,14 +22,13 @@ from ..ids import EntityId
 from ..store.port import HostFenced, NotStorable, StoreUnavailable, WriteConflict
 from ..store.rows import AttemptRow, Batch
 from .deliveries import Delivery
+from .settling import BACKOFF_S
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .turns.record import Record
 
 log = logging.getLogger("perdure.engine")
-
-BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Committer:
@@ -99,13 +99,14 @@ class Committer:
 
     async def _commit_once(self) -> bool:
         """One group commit. False if the store is not available."""
+        engine = self._engine
+        await engine.settling.free()
         batch, activations, arrivals = self._collect()
         if not (batch.writes or batch.arrivals or batch.attempts):
             return True
-        engine = self._engine
         sent = engine.monotonic()
         try:
-            database_us = await engine.store.commit(batch)
+            database_us = await engine.settling.carry(engine.store.commit(batch))
         except WriteConflict as conflict:
             log.warning("group commit conflicts: %s", conflict)
             self._note_again(batch)
@@ -125,12 +126,15 @@ class Committer:
         except StoreUnavailable as problem:
             self.failures += 1
             log.warning("group commit failed: %s", problem)
+            if problem.details.get("maybe_applied", True):
+                await engine.settling.settle(batch.epochs)
             self._note_again(batch)
             self._lost(activations, arrivals)
             return False
         except Exception:
             log.exception("group commit failed unexpectedly; %d entities start again", len(activations))
             self.failures += 1
+            await engine.settling.settle(batch.epochs)
             self._lost(activations, arrivals)
             return False
         engine.clock.observe(database_us, sent=sent, received=engine.monotonic())

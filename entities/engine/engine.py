@@ -37,6 +37,7 @@ from .holds import Holds
 from .readers import Readers
 from .results import Results
 from .settings import EngineSettings
+from .settling import Settling
 from .subjects import Subject, subject_of
 from .suspects import Suspects
 from .turns.record import Record
@@ -121,6 +122,7 @@ class Engine:
         self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner, outlets.steps)
         self.arrivals = Arrivals(self)
         self.suspects = Suspects(self)
+        self.settling = Settling(self)
         self.running: Item | Subject | None = None
         """What user code is running now, for whoever watches from another thread; of `running_in`, if it is an item."""
         self.running_in: Record | None = None
@@ -241,6 +243,14 @@ class Engine:
         self.epochs_held.update(epochs)
         self.suspects.took_over(taken_over)
         self.readers.gained(set(epochs))
+
+    def raised(self, epochs: Mapping[int, int]) -> None:
+        """Shards of this host are at these epochs now, raised by itself (see `settling`)."""
+        for shard, epoch in epochs.items():
+            if shard in self.epochs_held:
+                self.epochs_held[shard] = epoch
+            if shard in self.epochs:
+                self.epochs[shard] = epoch
 
     async def disown(self, shards: Collection[int]) -> None:
         """Accept nothing more for these shards, commit what is under way, let their entities go."""

@@ -1,6 +1,6 @@
 """The Directory half of the in-memory store: host incarnations, leases and shard ownership."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from .port import HostFenced
 from .rows import HostRow, ShardOwner
@@ -65,6 +65,17 @@ class MemoryDirectory:
                 self._owners[shard] = ShardOwner(shard, incarnation, epoch + 1)
                 claimed[shard] = epoch + 1
         return claimed
+
+    async def settle(self, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
+        if not self._can_commit(incarnation):
+            raise HostFenced(f"host {incarnation} is fenced, stopped or unknown; it owns nothing any more")
+        raised: dict[int, int] = {}
+        for shard, epoch in epochs.items():
+            if self._owns(incarnation, shard, epoch):
+                self._owners[shard] = ShardOwner(shard, incarnation, epoch + 1)
+            if self._owns(incarnation, shard, epoch + 1):
+                raised[shard] = epoch + 1
+        return raised
 
     async def release(self, incarnation: str, shards: Collection[int]) -> None:
         for shard, owner, epoch in self._owners:

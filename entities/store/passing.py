@@ -1,6 +1,6 @@
 """What a store around another one passes on unchanged: all that holds no payload."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from ..ids import EntityId
@@ -29,6 +29,9 @@ class PassingStore:
 
     async def close(self) -> None:
         await self.inner.close()
+
+    async def settle(self, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
+        return await self.inner.settle(incarnation, epochs)
 
     async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
         return await self.inner.with_mail(shards, limit=limit)

@@ -12,11 +12,12 @@ Fencing protocol
   whatever the process believes.
 * `commit` also checks that each touched shard is owned by this incarnation at the epoch it names, and each entity's
   version (compare and set). Any mismatch aborts the whole batch.
+* A commit whose answer was lost may yet happen, until its host has raised the epochs that it names (`settle`).
 * A host lease only decides when others *may* fence without being sure that the process is dead, and when the host
   itself must stop answering queries. It is never what protects a commit.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from ..errors import PerdureError
@@ -93,6 +94,15 @@ class EntityStore(Protocol):
         Raises HostFenced if the incarnation is not active or draining; WriteConflict if a shard's epoch or an
         entity's version differs, or a history row's message id exists already; NotStorable and StoreUnavailable as
         `commit`.
+        """
+        ...
+
+    async def settle(self, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
+        """Exclude that a commit of `incarnation` which names these epochs (shard → epoch) still happens.
+
+        Raises each epoch by one; a commit under way ends first. Returns the new epochs; shards that it does not own,
+        or owns at yet another epoch, are absent. Repeatable: what was raised from the named epoch already is not
+        raised again, and counts. Raises HostFenced if the incarnation is not active or draining; StoreUnavailable.
         """
         ...
 

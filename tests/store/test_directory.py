@@ -8,6 +8,7 @@ from perdure.entities.store.port import HostFenced
 from perdure.entities.store.rows import ShardOwner
 
 from .conftest import SHARDS, World, host
+from .rows import A
 
 
 async def test_new_host_is_active_with_a_lease_from_now(world: World) -> None:
@@ -112,3 +113,34 @@ async def test_fenced_host_that_retires_stays_fenced(world: World) -> None:
     await world.store.retire("h1")
     assert [row.status for row in await world.store.hosts()] == ["fenced"]
     await world.store.retire("nobody")
+
+
+async def test_once_settled_no_commit_at_the_old_epoch_happens(world: World) -> None:
+    old = dict(world.epochs)
+    shard = world.write(A).shard
+    assert await world.store.settle("h1", {shard: old[shard]}) == {shard: old[shard] + 1}
+    with pytest.raises(HostFenced):
+        await world.commit(world.write(A))
+    await world.commit(world.write(A), epochs=old | {shard: old[shard] + 1})
+    assert (await world.store.load([A]))[0].version == 1
+
+
+async def test_settling_can_be_repeated_and_a_late_repeat_changes_nothing(world: World) -> None:
+    old = {shard: world.epochs[shard] for shard in (2, 5)}
+    raised = {shard: epoch + 1 for shard, epoch in old.items()}
+    assert await world.store.settle("h1", old) == raised
+    assert await world.store.settle("h1", old) == raised
+    twice = {shard: epoch + 1 for shard, epoch in raised.items()}
+    assert await world.store.settle("h1", raised) == twice
+    assert await world.store.settle("h1", old) == {}
+    assert {row.shard: row.epoch for row in await world.store.owners() if row.shard in twice} == twice
+
+
+async def test_only_its_owner_settles_a_shard(world: World) -> None:
+    await world.store.register(host("h2"), lease_s=60)
+    assert await world.store.settle("h2", {3: world.epochs[3]}) == {}
+    await world.store.release("h1", [3])
+    assert await world.store.settle("h1", {3: world.epochs[3], 4: world.epochs[4]}) == {4: world.epochs[4] + 1}
+    await world.store.fence("h1", is_dead=True)
+    with pytest.raises(HostFenced):
+        await world.store.settle("h1", {5: world.epochs[5]})

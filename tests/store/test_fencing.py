@@ -118,3 +118,22 @@ async def test_two_commits_of_one_version_cannot_both_win(postgres: World) -> No
     )
     assert sorted(isinstance(result, int) for result in results) == [False, True]
     assert (await postgres.store.load([A]))[0].version == 2
+
+
+async def test_settling_waits_for_a_commit_under_way(postgres: World) -> None:
+    async with transaction_of(postgres) as commit:
+        await commit.execute(HOLD_HOST)
+        settling = asyncio.create_task(postgres.store.settle("h1", {1: postgres.epochs[1]}))
+        await really_blocked(postgres)
+        assert not settling.done()
+        await commit.commit()
+        assert await settling == {1: postgres.epochs[1] + 1}
+
+
+async def test_settling_ends_a_commit_that_hangs(postgres: World) -> None:
+    async with transaction_of(postgres, application_name="perdure:h1") as stuck:
+        await stuck.execute(HOLD_HOST)
+        assert await postgres.store.settle("h1", {1: postgres.epochs[1]}) == {1: postgres.epochs[1] + 1}
+        with pytest.raises(psycopg.OperationalError):
+            await stuck.commit()
+    await postgres.store.renew("h1", lease_s=5)  # the host itself goes on
