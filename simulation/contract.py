@@ -151,6 +151,15 @@ class Pipelines(Protocol):
     pipelines: bool
 
 
+@runtime_checkable
+class Ends(Protocol):
+    """A driver whose hosts can be ended by the code that they run."""
+
+    def end_host(self) -> None:
+        """The process that runs now ends at once, as by `os._exit`; whoever calls this has to wait for ever after."""
+        ...
+
+
 class Workload(Protocol):
     """What is done, and what must be true of it afterwards."""
 

@@ -48,6 +48,7 @@ class Net:
         self._loop = loop
         self._rng = rng
         self._cut: set[tuple[str, str]] = set()
+        self._parted: set[tuple[str, str]] = set()
         self._storeless: set[str] = set()
 
     # --- cuts ---
@@ -55,6 +56,14 @@ class Net:
     def cut(self, one: str, other: str) -> None:
         """Nothing goes from the one machine to the other, nor back."""
         self._cut |= {(one, other), (other, one)}
+
+    def part(self, one: str, other: str) -> None:
+        """These two processes do not reach each other, though their machines do."""
+        self._parted |= {(one, other), (other, one)}
+
+    def unite(self, one: str, other: str) -> None:
+        """They do again."""
+        self._parted -= {(one, other), (other, one)}
 
     def cut_store(self, node: Node) -> None:
         """This process cannot reach the database."""
@@ -71,6 +80,7 @@ class Net:
     def heal(self) -> None:
         """Everything reaches everything, without troubles."""
         self._cut.clear()
+        self._parted.clear()
         self._storeless.clear()
         self.is_store_up = True
         speeds = self.troubles.net_s, self.troubles.store_s
@@ -79,7 +89,7 @@ class Net:
 
     def connects(self, one: Node, other: Node) -> bool:
         """Whether calls between them get through."""
-        return (one.machine, other.machine) not in self._cut
+        return (one.machine, other.machine) not in self._cut and (one.name, other.name) not in self._parted
 
     def reaches_store(self, node: Node) -> bool:
         """Whether this process reaches the database."""

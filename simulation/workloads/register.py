@@ -71,6 +71,8 @@ class Registers(Base):
 
     def __init__(self, rng: random.Random, size: int) -> None:
         super().__init__(rng, size)
+        # Sometimes so slow that a lease runs out in the middle, and whoever asks has not heard of the heir.
+        self.pace_s = rng.choice([0.05, 0.05, 0.25, 0.5])
         keys = [f"r{number}" for number in range(rng.choice([1, 2, 5]))]
         self.keys = keys
         names = ["write"] * 3 + ["swap"] * 3 + ["read"] * 2 + ["look"] * 4 + ["spoil"]
