@@ -160,6 +160,17 @@ class Ends(Protocol):
         ...
 
 
+@runtime_checkable
+class Isolates(Driver, Protocol):
+    """A driver that can make a zombie at a point that a workload cares about."""
+
+    def isolate(self, *, deaf: int) -> float:
+        """A host loses the database for longer than its lease, or stands still, and this client does not learn of its
+        heir. Returns how long that lasts, s.
+        """
+        ...
+
+
 class Workload(Protocol):
     """What is done, and what must be true of it afterwards."""
 

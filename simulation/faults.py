@@ -6,7 +6,7 @@ every turn reach corners that the defaults reach once a year.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from .loop import Node
 from .net import Troubles
 
 if TYPE_CHECKING:
-    from .world import World
+    from .world import SimClient, World
 
 CALM = 0.1
 """Share of seeds in which nothing goes wrong."""
@@ -257,17 +257,21 @@ class Nemesis:
         return True
 
     def _zombie(self) -> bool:
-        """A host loses the database, or stands still, for longer than its lease; some clients do not learn of its heir.
+        return bool(self.isolate([it for it in self._world.clients_running() if chance(self._rng, 0.5)]))
 
-        They go on asking the zombie while others write what it does not know.
+    def isolate(self, deaf: "Sequence[SimClient]") -> float:
+        """A host loses the database, or stands still, for longer than its lease; the deaf do not learn of its heir.
+
+        They go on asking the zombie while others write what it does not know. Who would end it does not reach it.
+        Returns how long the deaf are deaf, s; 0 if there is no host.
         """
         net, loop, rng = self._world.net, self._world.loop, self._rng
         hosts = self._world.host_processes()
         if not hosts:
-            return False
+            return 0.0
         node = rng.choice(hosts).node
         lease_s: float = self._world.plan.cluster["lease_s"]
-        for_s = lease_s * rng.uniform(1.0, 3.5)
+        for_s = lease_s * rng.uniform(1.5, 4.5)
         if chance(rng, 0.3):
             if not node.is_paused:
                 loop.pause(node)
@@ -275,14 +279,16 @@ class Nemesis:
         else:
             net.cut_store(node)
             loop.deliver(loop.driver, for_s, net.restore_store, node)
-        deaf_s = for_s * rng.uniform(0.8, 1.5) + rng.uniform(0.0, 1.0)
-        supervisor = self._world.supervisor_name
-        for client in [it.process.node for it in self._world.clients_running() if chance(rng, 0.5)]:
-            net.part(client.name, supervisor)
+        deaf_s = for_s + rng.uniform(0.0, 2.0)
+        clients = [client.process.node for client in deaf]
+        for client in clients:
             net.cut_store(client)
-            loop.deliver(loop.driver, deaf_s, net.unite, client.name, supervisor)
             loop.deliver(loop.driver, deaf_s, net.restore_store, client)
-        return True
+        supervisor = self._world.supervisor_name
+        for name in [it.name.partition("#")[0] for it in (node, *clients)]:
+            net.part(name, supervisor)
+            loop.deliver(loop.driver, deaf_s, net.unite, name, supervisor)
+        return deaf_s
 
     def _cut_database(self) -> bool:
         net, loop = self._world.net, self._world.loop

@@ -39,6 +39,11 @@ class Troubles:
         self.hints_lost = 0.0
 
 
+def _named(node: Node) -> str:
+    """Its name without the number of its process."""
+    return node.name.partition("#")[0]
+
+
 class Net:
     """Who can reach whom, and how long it takes."""
 
@@ -58,7 +63,7 @@ class Net:
         self._cut |= {(one, other), (other, one)}
 
     def part(self, one: str, other: str) -> None:
-        """These two processes do not reach each other, though their machines do."""
+        """These two processes do not reach each other, though their machines do; nor do those that replace them."""
         self._parted |= {(one, other), (other, one)}
 
     def unite(self, one: str, other: str) -> None:
@@ -89,7 +94,9 @@ class Net:
 
     def connects(self, one: Node, other: Node) -> bool:
         """Whether calls between them get through."""
-        return (one.machine, other.machine) not in self._cut and (one.name, other.name) not in self._parted
+        if (one.machine, other.machine) in self._cut:
+            return False
+        return not self._parted or (_named(one), _named(other)) not in self._parted
 
     def reaches_store(self, node: Node) -> bool:
         """Whether this process reaches the database."""

@@ -171,7 +171,8 @@ def engine_factory(request: EngineRequest) -> HostedEngine:
 
 
 class World:
-    """See the module. `Driver` of the contract, and `Cuts`, `Deploys`, `Watches`, `Pipelines`, `Ends`."""
+    """See the module. `Driver` of the contract, and `Cuts`, `Deploys`, `Watches`, `Pipelines`, `Ends`,
+    `Isolates`."""
 
     pipelines = True
 
@@ -219,6 +220,13 @@ class World:
         self.seen["event: crash on request"] += 1
         victim = asking if asking in hosts else self.choices.of("faults").choice(hosts)
         self.loop.deliver(self.loop.driver, 0.0, self.ray.kill_process, victim)  # not from within: this must return
+
+    def isolate(self, *, deaf: int) -> float:
+        """A zombie, and a client that goes on asking it."""
+        client = self._clients[deaf]
+        lasts_s = self._nemesis.isolate([client] if client.process.node.is_alive else [])
+        self.seen["siege"] += bool(lasts_s)
+        return lasts_s
 
     def end_host(self) -> None:
         """The process that runs now dies on the spot."""
