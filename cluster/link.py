@@ -58,7 +58,7 @@ class Pending:
         self.is_sent = False
         """A send of it is unanswered: it may have been applied."""
         self.is_lost = False
-        """An earlier send was never answered and never will be."""
+        """An earlier send was never answered and never will be, or by a host that does not know (IN_DOUBT)."""
         self.carrier: Link | None = None
         """Link that it was given to, until its reply or the link's end; the router's note."""
         self.where: tuple[Link, int] | None = None

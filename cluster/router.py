@@ -20,7 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ..entities.errors import Busy, CallTimeout, NotConnected, Unavailable
-from ..entities.messages import Envelope, Reply, Status
+from ..entities.messages import IN_DOUBT, Envelope, Reply, Status
 from ..entities.shard import shard_of
 from .link import Link, Pending, Send
 from .ray_runtime import is_actor_dead
@@ -209,6 +209,7 @@ class Router:
         """A reply: to its caller, or another attempt."""
         if reply.status is Status.NOT_OWNER:
             pending.attempts += 1
+            pending.is_lost = pending.is_lost or reply.body == IN_DOUBT
             self._stall(pending, link)
         elif not pending.future.done():
             pending.future.set_result(reply)

@@ -151,6 +151,26 @@ class Pipelines(Protocol):
     pipelines: bool
 
 
+@runtime_checkable
+class Ends(Protocol):
+    """A driver whose hosts can be ended by the code that they run."""
+
+    def end_host(self) -> None:
+        """The process that runs now ends at once, as by `os._exit`; whoever calls this has to wait for ever after."""
+        ...
+
+
+@runtime_checkable
+class Isolates(Driver, Protocol):
+    """A driver that can make a zombie at a point that a workload cares about."""
+
+    def isolate(self, *, deaf: int) -> float:
+        """A host loses the database for longer than its lease, or stands still, and this client does not learn of its
+        heir. Returns how long that lasts, s.
+        """
+        ...
+
+
 class Workload(Protocol):
     """What is done, and what must be true of it afterwards."""
 

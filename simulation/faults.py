@@ -6,7 +6,7 @@ every turn reach corners that the defaults reach once a year.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from .loop import Node
 from .net import Troubles
 
 if TYPE_CHECKING:
-    from .world import World
+    from .world import SimClient, World
 
 CALM = 0.1
 """Share of seeds in which nothing goes wrong."""
@@ -26,6 +26,7 @@ EVENTS = (
     "pause host",
     "cut host from database",
     "cut machines",
+    "zombie with clients",
     "database restart",
     "declared dead",
     "crash supervisor",
@@ -62,13 +63,15 @@ class Plan:
     """Clocks of processes run by up to so much faster or slower."""
     skew_s: float = 0.0
     """Clocks of processes are wrong by up to so much."""
+    commit_margin_s: float = 5.0
+    """How much longer than their blocks transactions may hold their entities."""
 
     def __str__(self) -> str:
         parts = [f"{self.hosts} hosts on {self.machines} machines, {self.shards} shards, {self.clients} clients"]
         parts += [f"{len(self.events)} kinds of events every {self.every_s:.2f} s: {', '.join(self.events)}"]
         parts += [f"{name} {rate:.4f}" for name, rate in self.rates.items()]
         parts += [f"{name}={value}" for name, value in {**self.engine, **self.cluster, **self.exchange}.items()]
-        parts += [f"drift {self.drift:.4f}, skew {self.skew_s:.1f} s"]
+        parts += [f"drift {self.drift:.4f}, skew {self.skew_s:.1f} s, commit margin {self.commit_margin_s:g} s"]
         return "; ".join(parts)
 
 
@@ -123,6 +126,10 @@ def _draw_knobs(plan: Plan, rng: random.Random) -> None:
     )
     if chance(rng, 0.15):
         plan.engine["evict_after_every_turn"] = True
+    if chance(rng, 0.2):
+        plan.engine["prune_every_s"] = rng.choice((0.1, 0.3))
+        plan.engine["history_retention_s"] = rng.choice((0.02, 0.1, 0.5))
+    plan.commit_margin_s = rng.choice((5.0, 5.0, 0.3, 0.03))
     plan.cluster["lease_s"] = rng.choice((0.5, 1.0, 2.0, 5.0))
     maybe(plan.cluster, 0.3, settle_s=(0.2, 0.5, 2.0), move_max=(1, 2), reconcile_s=(0.2, 1.0), lease_renewals=(2, 3))
     plan.cluster["spawn_backoff_max_s"] = 2.0
@@ -175,6 +182,7 @@ class Nemesis:
             "pause client": lambda: self._pause([it.process.node for it in self._world.clients_running()]),
             "cut host from database": self._cut_store,
             "cut machines": self._cut_machines,
+            "zombie with clients": self._zombie,
             "database restart": self._cut_database,
             "declared dead": self._declare_dead,
             "step host clock": self._step_host_clock,
@@ -247,6 +255,40 @@ class Nemesis:
         net.cut(one, other)
         loop.deliver(loop.driver, spread(self._rng, 0.05, 8.0), net.mend, one, other)
         return True
+
+    def _zombie(self) -> bool:
+        return bool(self.isolate([it for it in self._world.clients_running() if chance(self._rng, 0.5)]))
+
+    def isolate(self, deaf: "Sequence[SimClient]") -> float:
+        """A host loses the database, or stands still, for longer than its lease; the deaf do not learn of its heir.
+
+        They go on asking the zombie while others write what it does not know. Who would end it does not reach it.
+        Returns how long the deaf are deaf, s; 0 if there is no host.
+        """
+        net, loop, rng = self._world.net, self._world.loop, self._rng
+        hosts = self._world.host_processes()
+        if not hosts:
+            return 0.0
+        node = rng.choice(hosts).node
+        lease_s: float = self._world.plan.cluster["lease_s"]
+        for_s = lease_s * rng.uniform(1.5, 4.5)
+        if chance(rng, 0.3):
+            if not node.is_paused:
+                loop.pause(node)
+                loop.deliver(loop.driver, for_s, self._resume, node)
+        else:
+            net.cut_store(node)
+            loop.deliver(loop.driver, for_s, net.restore_store, node)
+        deaf_s = for_s + rng.uniform(0.0, 2.0)
+        clients = [client.process.node for client in deaf]
+        for client in clients:
+            net.cut_store(client)
+            loop.deliver(loop.driver, deaf_s, net.restore_store, client)
+        supervisor = self._world.supervisor_name
+        for name in [it.name.partition("#")[0] for it in (node, *clients)]:
+            net.part(name, supervisor)
+            loop.deliver(loop.driver, deaf_s, net.unite, name, supervisor)
+        return deaf_s
 
     def _cut_database(self) -> bool:
         net, loop = self._world.net, self._world.loop

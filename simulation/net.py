@@ -39,6 +39,11 @@ class Troubles:
         self.hints_lost = 0.0
 
 
+def _named(node: Node) -> str:
+    """Its name without the number of its process."""
+    return node.name.partition("#")[0]
+
+
 class Net:
     """Who can reach whom, and how long it takes."""
 
@@ -48,6 +53,7 @@ class Net:
         self._loop = loop
         self._rng = rng
         self._cut: set[tuple[str, str]] = set()
+        self._parted: set[tuple[str, str]] = set()
         self._storeless: set[str] = set()
 
     # --- cuts ---
@@ -55,6 +61,14 @@ class Net:
     def cut(self, one: str, other: str) -> None:
         """Nothing goes from the one machine to the other, nor back."""
         self._cut |= {(one, other), (other, one)}
+
+    def part(self, one: str, other: str) -> None:
+        """These two processes do not reach each other, though their machines do; nor do those that replace them."""
+        self._parted |= {(one, other), (other, one)}
+
+    def unite(self, one: str, other: str) -> None:
+        """They do again."""
+        self._parted -= {(one, other), (other, one)}
 
     def cut_store(self, node: Node) -> None:
         """This process cannot reach the database."""
@@ -71,6 +85,7 @@ class Net:
     def heal(self) -> None:
         """Everything reaches everything, without troubles."""
         self._cut.clear()
+        self._parted.clear()
         self._storeless.clear()
         self.is_store_up = True
         speeds = self.troubles.net_s, self.troubles.store_s
@@ -79,7 +94,9 @@ class Net:
 
     def connects(self, one: Node, other: Node) -> bool:
         """Whether calls between them get through."""
-        return (one.machine, other.machine) not in self._cut
+        if (one.machine, other.machine) in self._cut:
+            return False
+        return not self._parted or (_named(one), _named(other)) not in self._parted
 
     def reaches_store(self, node: Node) -> bool:
         """Whether this process reaches the database."""

@@ -21,6 +21,7 @@ from perdure.entities.messages import Envelope, Reply
 from perdure.entities.sources import sources
 
 from .choices import Choices
+from .faults import Plan
 from .loop import SimLoop, here
 from .ray import SimRay
 from .store import BASE_US, Database
@@ -95,7 +96,9 @@ def _no_ray(*_: object) -> bool:
 
 
 @contextmanager
-def simulated(loop: SimLoop, ray: SimRay, database: Database, choices: Choices) -> Generator[None]:
+def simulated(
+    loop: SimLoop, ray: SimRay, database: Database, choices: Choices, plan: Plan
+) -> Generator[None]:
     """The framework runs on these inside the block."""
     chance = choices.of("framework")
     entropy = choices.of("entropy")
@@ -120,6 +123,7 @@ def simulated(loop: SimLoop, ray: SimRay, database: Database, choices: Choices) 
     put(SimpleNamespace(_exit=ray.exit, getpid=lambda: 0), actors, name="os")
     put(SimpleNamespace(Timer=_Timer), actors, name="threading")
     put(SimpleNamespace(collect=_nothing, freeze=_nothing), actors, name="gc")
+    put(plan.commit_margin_s, transactions, name="COMMIT_MARGIN_S")
     put(_Quiet, host, name="Watchdog")
     put(_Quiet, host, name="Ebb")
     put(_set_default, host, connect, name="set_default")

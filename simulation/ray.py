@@ -194,12 +194,18 @@ class SimRay:
         return actor if actor is not None and not actor.is_dead else None
 
     def kill(self, actor: Actor) -> None:
-        """End its process; no restart."""
+        """End its process, as soon as it can be reached; no restart."""
         actor.restarts = False
         if actor.process is None:
             self._declare_dead(actor)
         else:
-            self.loop.deliver(self.loop.driver, self.net.delay(), self.kill_process, actor.process)
+            self.loop.deliver(self.loop.driver, self.net.delay(), self._reach_and_kill, here.get(), actor.process)
+
+    def _reach_and_kill(self, caller: Node, process: Process) -> None:
+        if self.net.connects(caller, process.node):
+            self.kill_process(process)
+        elif process.node.is_alive:
+            self.loop.deliver(self.loop.driver, 0.05, self._reach_and_kill, caller, process)
 
     # --- calls ---
 

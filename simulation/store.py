@@ -15,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -25,10 +25,10 @@ from perdure.entities.ids import EntityId
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.memory_archive import MemoryArchive
 from perdure.entities.store.port import HostFenced, StoreUnavailable, WriteConflict
-from perdure.entities.store.rows import Batch
+from perdure.entities.store.rows import Batch, JournalRow
 
 from .audit import audit_memory
-from .contract import Audit
+from .contract import Audit, Resumed
 from .loop import Node, SimLoop, here
 from .net import Fate, Net
 
@@ -90,6 +90,32 @@ for _name, _ in inspect.getmembers(MemoryArchive, inspect.iscoroutinefunction):
     setattr(_SimArchive, _name, _over_the_line(f"archive.{_name}"))
 
 
+class Tables(MemoryStore):
+    """What pruning takes away is kept aside for the judges.
+
+    Only journals are pruned: how long outcomes are kept is the horizon of what is promised (I10, I15), and in these
+    few virtual seconds nothing is beyond it.
+    """
+
+    def __init__(self, *, shards: int, now_us: Callable[[], int]) -> None:
+        super().__init__(shards=shards, now_us=now_us)
+        self.pruned: dict[EntityId, dict[tuple[str, str, int], tuple[int, JournalRow]]] = {}
+
+    async def prune(self, *, older_than_us: int, limit: int) -> int:
+        """See EntityStore.prune."""
+        before = {entity: (dict(row.history), dict(row.journal)) for entity, row in self._entities.items()}
+        suspicions = dict(self._suspicions)
+        count = await super().prune(older_than_us=older_than_us, limit=limit)
+        self._suspicions.update(suspicions)
+        for entity, (history, journal) in before.items():
+            stored = self._entities[entity]
+            stored.history = history
+            gone = {key: row for key, row in journal.items() if key not in stored.journal}
+            if gone:
+                self.pruned.setdefault(entity, {}).update(gone)
+        return min(count, limit - 1)  # what was not pruned is no reason to go on at once
+
+
 def execute(tables: MemoryStore, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation, at this moment."""
     place: Any = tables
@@ -109,7 +135,7 @@ class Database:
         self.stepped_us = 0
         self.late = 0
         """Requests that are still on their way although nobody waits for them."""
-        self.tables = MemoryStore(shards=shards, now_us=self.now_us)
+        self.tables = Tables(shards=shards, now_us=self.now_us)
         self.watchers: list[Callable[[Batch], None]] = []
         self._numbers = itertools.count(1)
         self._unanswered: set[str] = set()
@@ -139,6 +165,8 @@ class Database:
             raise
         if name in WRITES:
             self._note(args[0], told=told)
+        elif name == "prune":
+            self.seen["pruned"] += 1
         elif name == "outcomes":
             self.seen["unknown commit found committed"] += sum(key[1] in self._unanswered for key in result)
         elif name == "claim" and result:
@@ -168,8 +196,16 @@ class Database:
     # --- the end ---
 
     def audit(self) -> Audit:
-        """All that is stored, at this moment."""
-        return audit_memory(self.tables)
+        """All that is stored, at this moment, and the journals that were pruned."""
+        found = audit_memory(self.tables)
+        pruned = [Resumed(entity, *row) for entity, rows in self.tables.pruned.items() for row in rows.values()]
+        if not pruned:
+            return found
+        return replace(found, journal=sorted([*found.journal, *pruned], key=_place))
+
+
+def _place(resumed: Resumed) -> tuple[EntityId, str, str, int]:
+    return resumed.entity, resumed.row.workflow, resumed.row.run_id, resumed.row.number
 
 
 class _SimLine:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from perdure.entities.engine.journal import EventKind, decode_entry
+from perdure.entities.engine.journal import EventKind, OperationKind, decode_entry
 from perdure.entities.store.rows import Batch
+
+from .contract import Watches
 
 
 class Seen(StrEnum):
@@ -21,6 +23,8 @@ class Seen(StrEnum):
     """An attempt began."""
     RESULT = "result"
     """An attempt returned this."""
+    ASKED = "asked"
+    """The turn that asks for the step was committed."""
     SETTLED = "settled"
     """The step's outcome was committed."""
 
@@ -44,6 +48,10 @@ class Witness:
     log: list[Entry] = field(default_factory=list[Entry])
     tries: Counter[str] = field(default_factory=Counter[str])
     """How often something was tried: what is flaky fails by it."""
+    is_told: bool = False
+    """It is told of every commit (`watch`)."""
+    end_host: Callable[[], None] | None = None
+    """Ends the process that calls it; None where that is not supported."""
     kill: Callable[[], None] = lambda: None
     """Asks for the death of a host, from any thread."""
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -63,13 +71,22 @@ class Witness:
         return value
 
     def watch(self, batch: Batch) -> None:
-        """A commit was written just now (see contract.Watches): note the outcomes in it."""
+        """A commit was written just now (see contract.Watches): note what it asks for, and the outcomes in it."""
         for write in batch.writes:
             for row in write.journal:
-                for event in decode_entry(row.entry).events:
+                run, entry = f"{write.entity}/{row.workflow}/{row.run_id}", decode_entry(row.entry)
+                for operation in entry.operations:
+                    if operation.kind is OperationKind.ACTIVITY:
+                        self.note(Seen.ASKED, f"{run}/{operation.number}")
+                for event in entry.events:
                     if event.operation >= 0 and event.kind in (EventKind.VALUE, EventKind.ERROR):
-                        step = f"{write.entity}/{row.workflow}/{row.run_id}/{event.operation}"
-                        self.note(Seen.SETTLED, step, value=bytes(event.value).decode())
+                        self.note(Seen.SETTLED, f"{run}/{event.operation}", value=bytes(event.value).decode())
+
+    def listen(self, world: object) -> None:
+        """Be told of every commit, where the driver can tell."""
+        if isinstance(world, Watches):
+            world.watch(self.watch)
+            self.is_told = True
 
 
 _present = [Witness()]

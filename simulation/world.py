@@ -6,7 +6,7 @@ are processes of their own, which die and come back under new names like everyth
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -64,6 +64,9 @@ class SimClient:
         self.process: Process
         self._world = world
         self._connection: asyncio.Future[Connection]
+        self._back: asyncio.Future[None] = world.loop.create_future()
+        self._outgoing: deque[tuple[Envelope, float, asyncio.Future[Reply]]] = deque()
+        """Handed to the process, which has not looked yet: in the order in which they were made (P5)."""
         self._waiting: dict[asyncio.Future[Reply], None] = {}
         self._lives = 0
         self.restart()
@@ -78,11 +81,14 @@ class SimClient:
         self.process = world.ray.start_process(self.session, "outside")
         self._connection = world.loop.create_future()
         world.loop.spawn(self.process.node, self._connect(self._connection))
+        back, self._back = self._back, world.loop.create_future()
+        back.set_result(None)
 
     def crash(self) -> None:
         """It is gone, and all that it waited for. A new one starts a little later."""
         self._world.ray.kill_process(self.process)
         waiting, self._waiting = self._waiting, {}
+        self._outgoing.clear()
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(ClientGone("the client died; nobody knows what became of its request"))
@@ -101,24 +107,27 @@ class SimClient:
         connected.set_result(connection)
 
     async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
-        """See `perdure.entities.client.Caller`: carried out in the client's process."""
-        while not self.process.node.is_alive:
-            await asyncio.sleep(0.01)  # what it would have asked, the next one asks
+        """See `perdure.entities.client.Caller`: carried out in the client's process, in the order of these calls."""
         node = self.process.node
+        if not node.is_alive:
+            await asyncio.shield(self._back)
+            raise ClientGone("the client died, and its successor is another sender")
         if envelope.position:  # reserved by the driver's clock; this process has its own
             skew_us = node.facts["skew_ns"] // 1_000
             envelope = msgspec.structs.replace(envelope, position=max(1, envelope.position + skew_us))
         loop = self._world.loop
         answer: asyncio.Future[Reply] = loop.create_future()
         self._waiting[answer] = None
-        loop.deliver(node, 0.0, self._begin, node, envelope, timeout_s, answer)
+        self._outgoing.append((envelope, timeout_s, answer))
+        loop.deliver(node, 0.0, self._begin, node)
         try:
             return await answer
         finally:
             self._waiting.pop(answer, None)
 
-    def _begin(self, node: Node, envelope: Envelope, timeout_s: float, answer: "asyncio.Future[Reply]") -> None:
-        self._world.loop.spawn(node, self._carry(envelope, timeout_s, answer))
+    def _begin(self, node: Node) -> None:
+        """Take the next one: what brings it here may have overtaken what was to bring another."""
+        self._world.loop.spawn(node, self._carry(*self._outgoing.popleft()))
 
     async def _carry(self, envelope: Envelope, timeout_s: float, answer: "asyncio.Future[Reply]") -> None:
         loop = self._world.loop
@@ -162,7 +171,10 @@ def engine_factory(request: EngineRequest) -> HostedEngine:
 
 
 class World:
-    """See the module. `Driver` of the contract, and `Cuts`, `Deploys`, `Watches`."""
+    """See the module. `Driver` of the contract, and `Cuts`, `Deploys`, `Watches`, `Pipelines`, `Ends`,
+    `Isolates`."""
+
+    pipelines = True
 
     def __init__(self, seed: int, plan: Plan, entities: Sequence[type[Entity]]) -> None:
         self.choices = Choices(seed)
@@ -209,6 +221,18 @@ class World:
         victim = asking if asking in hosts else self.choices.of("faults").choice(hosts)
         self.loop.deliver(self.loop.driver, 0.0, self.ray.kill_process, victim)  # not from within: this must return
 
+    def isolate(self, *, deaf: int) -> float:
+        """A zombie, and a client that goes on asking it."""
+        client = self._clients[deaf]
+        lasts_s = self._nemesis.isolate([client] if client.process.node.is_alive else [])
+        self.seen["siege"] += bool(lasts_s)
+        return lasts_s
+
+    def end_host(self) -> None:
+        """The process that runs now dies on the spot."""
+        self.seen["a handler ended its host"] += 1
+        self.ray.kill_process(here.get().facts["process"])
+
     async def cut(self) -> Audit:
         """Everything that is committed now."""
         return self.database.audit()
@@ -251,6 +275,13 @@ class World:
             for it in self.ray.actors.values()
             if it.cls is SupervisorActor and it.process is not None and it.process.node.is_alive
         ]
+
+    @property
+    def supervisor_name(self) -> str:
+        """Of its process, whichever it is at present."""
+        return next(
+            it.name.removeprefix("perdure-") for it in self.ray.actors.values() if it.cls is SupervisorActor
+        )
 
     def clients_running(self) -> list[SimClient]:
         """Those that live."""
@@ -354,6 +385,6 @@ def run_world(world: World, main: Coroutine[Any, Any, None]) -> None:
     with ExitStack() as stack:
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)
-        stack.enter_context(simulated(world.loop, world.ray, world.database, world.choices))
+        stack.enter_context(simulated(world.loop, world.ray, world.database, world.choices, world.plan))
         world.loop.driver.facts.update(world=world, loop=world.loop, wall_step_ns=0)
         world.loop.run(main)

@@ -18,7 +18,7 @@ from ..errors import (
     error_body,
 )
 from ..ids import EntityId, fingerprint
-from ..messages import Envelope, Kind, Reply, Status, encode_json
+from ..messages import IN_DOUBT, Envelope, Kind, Reply, Status, encode_json
 from ..store.rows import AttemptRow, JournalRow, ReminderRow, Staged
 from .effects import Effects
 from .journal import Event, EventKind
@@ -39,8 +39,8 @@ class Delivery:
     """A message in a mailbox."""
 
     __slots__ = (
-        "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_cleared", "is_done", "is_one_way",
-        "is_stored", "is_storing", "journal", "needs_lookup", "problem", "respond",
+        "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_cleared", "is_done", "is_in_doubt",
+        "is_one_way", "is_stored", "is_storing", "journal", "needs_lookup", "problem", "respond",
     )  # fmt: skip
 
     def __init__(self, envelope: Envelope, respond: Respond | None, *, is_stored: bool = False) -> None:
@@ -56,6 +56,8 @@ class Delivery:
         """Its turn has consumed it; the commit is to come."""
         self.is_one_way = envelope.kind in _ONE_WAY
         self.needs_lookup = envelope.is_retry
+        self.is_in_doubt = False
+        """It was in a commit whose outcome is not known, and has not been looked up since (I21)."""
         self.is_cleared = False
         """It may run although it was suspected (see suspects)."""
         self.attempts = 0
@@ -68,6 +70,8 @@ class Delivery:
 
     def reply(self, status: Status, body: bytes, version: int) -> None:
         """Answer everybody who waits for it; later calls do nothing."""
+        if status is Status.NOT_OWNER and self.is_in_doubt:
+            body = IN_DOUBT
         waiting, self.respond = self.respond, None
         also, self.also = self.also, []
         if waiting is not None:

@@ -212,7 +212,7 @@ class Readers:
         self._lookup_wanted.clear()
 
     def _looked_up(self, activation: "Record", delivery: Delivery, row: HistoryRow | None) -> None:
-        delivery.needs_lookup = False
+        delivery.needs_lookup = delivery.is_in_doubt = False
         if row is not None:
             queues: list[deque[Any]] = [activation.mailbox, *activation.blocked.values()]
             for waiting in queues:

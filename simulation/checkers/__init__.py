@@ -9,7 +9,7 @@ from .conserve import conserved, never_below, within
 from .fidelity import fidelity
 from .keys import one_effect
 from .occurrences import CancelCommand, Firing, SetCommand, occurrences
-from .order import Model, version_order
+from .order import Model, Written, seen_at_once, version_order
 from .quiescence import quiescent, served
 from .sagas import Part, all_or_compensated
 from .search import linearizable
@@ -25,6 +25,7 @@ __all__ = [
     "Part",
     "SetCommand",
     "SetReport",
+    "Written",
     "all_or_compensated",
     "bijection",
     "calls",
@@ -40,6 +41,7 @@ __all__ = [
     "one_effect",
     "quiescent",
     "results_agree",
+    "seen_at_once",
     "served",
     "set_full",
     "set_report",

@@ -24,6 +24,24 @@ NAME = "C version order"
 S = TypeVar("S")
 
 
+Written = tuple[float, EntityId, int]
+"""(when by the driver's clock, entity, version)"""
+
+
+def seen_at_once(written: Sequence[Written], reads: Sequence[Op]) -> list[Violation]:
+    """Judge queries against commits that are visible from the moment of their writing, as transactions are (P8)."""
+    by_entity: dict[EntityId, list[tuple[float, int]]] = {}
+    for at, entity, version in written:
+        by_entity.setdefault(entity, []).append((at, version))
+    return [
+        Violation(NAME, "P8, I11", f"version {version} was committed at {at:.3f} s, read was {op.versions[-1]}: {op}")
+        for op in reads
+        if op.is_ok and op.versions
+        for at, version in by_entity.get(op.entity, ())
+        if at < op.t_invoke and version > op.versions[-1]
+    ]
+
+
 @dataclass(frozen=True)
 class Model(Generic[S]):
     """What an entity is, in a few lines."""

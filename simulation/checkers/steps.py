@@ -1,4 +1,5 @@
-"""G. Witness join: no attempt of a step begins once its result is committed, and that result is for ever (P7, I5).
+"""G. Witness join: an attempt begins after the commit that asks for its step, and before that of its outcome, which is
+for ever (P3, P7, I5).
 
 The witness's own order decides: the store tells it of a commit at the moment of writing, activities when they begin.
 """
@@ -14,8 +15,9 @@ from simulation.witness import Entry, Seen
 NAME = "G witness"
 
 
-def witness_join(log: Sequence[Entry]) -> list[Violation]:
-    """Judge what the witness saw alone."""
+def witness_join(log: Sequence[Entry], *, is_told: bool = False) -> list[Violation]:
+    """Judge what the witness saw alone. `is_told`: it was told of all commits."""
+    asked: set[str] = set()
     settled: dict[str, Entry] = {}
     returned: dict[str, set[str]] = defaultdict(set)
     started: set[str] = set()
@@ -24,11 +26,15 @@ def witness_join(log: Sequence[Entry]) -> list[Violation]:
         match entry.what:
             case Seen.START:
                 started.add(entry.step)
+                if is_told and entry.step not in asked:
+                    problems.append(f"{entry.step}: attempt {entry.attempt} began before a commit had asked for it")
                 if entry.step in settled:
                     problems.append(
                         f"{entry.step}: attempt {entry.attempt} began (entry {entry.order}) although its outcome was "
                         f"committed (entry {settled[entry.step].order})"
                     )
+            case Seen.ASKED:
+                asked.add(entry.step)
             case Seen.RESULT:
                 returned[entry.step].add(json.dumps(entry.value))
             case Seen.SETTLED:
@@ -37,7 +43,7 @@ def witness_join(log: Sequence[Entry]) -> list[Violation]:
                 settled[entry.step] = entry
                 if entry.step in started and entry.value.startswith('"') and entry.value not in returned[entry.step]:
                     problems.append(f"{entry.step}: committed {entry.value}, which no attempt returned")
-    return [Violation(NAME, "P7, I5", text) for text in problems]
+    return [Violation(NAME, "P3, P7, I5", text) for text in problems]
 
 
 def journalled_once(audit: Audit) -> list[Violation]:

@@ -14,10 +14,19 @@ from pydantic import Field
 
 from perdure.entities import ApplicationError, Entity, atomic, handler, query, saga, workflow
 from perdure.entities.ids import EntityId
-from perdure.entities.store.rows import RunStatus
-from simulation.checkers import Part, all_or_compensated, conserved, never_below, within
+from perdure.entities.messages import Kind
+from perdure.entities.store.rows import Batch, RunStatus
+from simulation.checkers import (
+    Part,
+    Written,
+    all_or_compensated,
+    conserved,
+    never_below,
+    seen_at_once,
+    within,
+)
 from simulation.checkers.sagas import Ended
-from simulation.contract import Audit, Cuts, Driver, Violation
+from simulation.contract import Audit, Cuts, Driver, Violation, Watches
 from simulation.record import Record
 
 from .base import Base, together
@@ -103,6 +112,8 @@ class Transfer:
     amount: int
     pause: float
     limit: float | None
+    patience: float
+    """Of a transaction: for getting its entities, and for its block."""
 
 
 class Bank(Base):
@@ -113,17 +124,29 @@ class Bank(Base):
         super().__init__(rng, size)
         self.vaults = [f"v{number}" for number in range(rng.choice([2, 4, 8]))]
         self.cuts: list[Audit] = []
+        self.transactions: list[Written] = []
         hows = ["pay"] * 4 + rng.choice([[], ["move"] * 2, ["move"] * 6]) + ["saga"] * 2 + ["cancelled saga", "look"]
         self.plans = [[self._transfer(rng.choice(hows)) for _ in range(6 * size)] for _ in range(rng.choice([2, 5]))]
 
     def _transfer(self, how: str) -> Transfer:
         source, target = self.rng.sample(self.vaults, 2)
         amount = UNLUCKY if how != "pay" and self.rng.random() < 0.2 else self.rng.randint(1, 60)
-        return Transfer(how, source, target, amount, self.pause(), self.limit())
+        patience = self.rng.choice([5.0, 0.5, 0.1])
+        return Transfer(how, source, target, amount, self.pause(), self.limit(), patience)
 
     async def drive(self, world: Driver) -> None:
+        if isinstance(world, Watches):
+            world.watch(lambda batch: self._note(world.time(), batch))
         looking = [self._cut(world)] if isinstance(world, Cuts) else []
         await together([*(self._client(world, number) for number in range(len(self.plans))), *looking])
+
+    def _note(self, at: float, batch: Batch) -> None:
+        self.transactions += [
+            (at, write.entity, row.version)
+            for write in batch.writes
+            for row in write.history
+            if row.kind is Kind.TRANSACTION and row.ok
+        ]
 
     async def _cut(self, world: Driver) -> None:
         assert isinstance(world, Cuts)
@@ -142,7 +165,12 @@ class Bank(Base):
                     pay = source.pay.options(timeout=one.limit)
                     await self.call(world, caller, source, "pay", one.amount, lambda: pay(one.target, one.amount))
                 case "move":
-                    await self.call(world, caller, source, "move", one.amount, lambda: move(source, target, one.amount))
+                    now = move.options(timeout=one.patience)
+                    await self.call(world, caller, source, "move", one.amount, lambda: now(source, target, one.amount))
+                    # Whatever has become of it: a commit that comes late must not be hidden by what was held.
+                    for vault, pause in ((source, 0.0), (target, one.patience)):
+                        await world.sleep(pause * self.pace_s)
+                        await self.call(world, caller, vault, "balance", None, vault.balance)
                 case "look":
                     await self.call(world, caller, source, "balance", None, source.balance)
                 case "saga":
@@ -165,6 +193,7 @@ class Bank(Base):
         problems += within(audit, _till, least=tills, most=tills)
         for number, cut in enumerate(self.cuts):
             problems += _check_cut(cut, f"in cut {number}")
+        problems += seen_at_once(self.transactions, list(record.of("balance")))
         return problems + _check_sagas(record, audit)
 
 

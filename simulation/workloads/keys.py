@@ -1,5 +1,7 @@
 """W10: idempotency storms: one key from eight clients, across a crash, later again, and with another payload (I10).
 
+Keys are few, and the same at every entity: a key counts for its entity alone.
+
 After the retention a repeat runs anew (docs/guarantees.md): that is not tried here, see tests/engine/test_retention.py.
 """
 
@@ -36,17 +38,21 @@ class Keys(Base):
 
     def __init__(self, rng: random.Random, size: int) -> None:
         super().__init__(rng, size)
-        self.boxes = [f"x{number}" for number in range(rng.choice([1, 3]))]
+        self.boxes = [f"x{number}" for number in range(rng.choice([2, 3]))]
         self.storms = [
-            (f"k{number}", self.key(self.boxes), rng.choice(["call", "call", "send"]), rng.random() < 0.3)
-            for number in range(4 * size)
+            (f"k{number // 2}", box, rng.choice(["call", "call", "send"]), rng.random() < 0.3)
+            for number, box in enumerate(self._two_each(2 * size))
         ]
         self.plans = {
-            key: [
+            (key, box): [
                 (self.pause(), 1 + (rng.random() < 0.15), rng.choice([1, 1, 2]), self.limit()) for _ in range(CLIENTS)
             ]
-            for key, _, _, _ in self.storms
+            for key, box, _, _ in self.storms
         }
+
+    def _two_each(self, keys: int) -> list[str]:
+        """For each key the two boxes that it is used at."""
+        return [box for _ in range(keys) for box in self.rng.sample(self.boxes, 2)]
 
     async def drive(self, world: Driver) -> None:
         await together(self._storm(world, *storm) for storm in self.storms)
@@ -65,7 +71,7 @@ class Keys(Base):
 
     async def _client(self, world: Driver, number: int, key: str, box: str, how: str) -> None:
         caller = world.clients[number % len(world.clients)]
-        pause, amount, times, limit = self.plans[key][number]
+        pause, amount, times, limit = self.plans[key, box][number]
         cashbox = Cashbox.ref(box)
         charge = cashbox.charge.options(idempotency_key=key, timeout=limit)
         for _ in range(times):
@@ -77,7 +83,7 @@ class Keys(Base):
     async def settle(self, world: Driver) -> None:
         await self.quiet(world)
         for key, box, how, _ in self.storms:
-            if how == "call" and any(amount == 1 for _, amount, _, _ in self.plans[key]):
+            if how == "call" and any(amount == 1 for _, amount, _, _ in self.plans[key, box]):
                 charge = Cashbox.ref(box).charge.options(idempotency_key=key)
                 # Once more, long after: the same answer, or that another payload came first.
                 await self.call(world, world.clients[0], Cashbox.ref(box), f"charge {key}", 1, lambda: charge(key, 1))
@@ -88,6 +94,10 @@ class Keys(Base):
         by_key: dict[str, list[Op]] = defaultdict(list)
         for op in record.ops:
             if op.name.startswith("charge "):
-                by_key[op.name.partition(" ")[2]].append(op)
-        effects = [(key, amount) for state in audit.states.values() for key, amount in json.loads(state)["receipts"]]
+                by_key[f"{op.name.partition(' ')[2]} at {op.entity.key}"].append(op)
+        effects = [
+            (f"{key} at {entity.key}", amount)
+            for entity, state in audit.states.items()
+            for key, amount in json.loads(state)["receipts"]
+        ]
         return [*self.check_all(record, audit), *one_effect(by_key, effects)]

@@ -25,7 +25,7 @@ from perdure.entities import (
 )
 from perdure.entities.store.rows import RunStatus
 from simulation.checkers import witness_join
-from simulation.contract import Audit, Driver, Violation, Watches
+from simulation.contract import Audit, Driver, Violation
 from simulation.record import Came, Record
 from simulation.witness import new_witness, witness
 
@@ -165,8 +165,7 @@ class Programs(Base):
         return rng.choice(leaves)
 
     async def drive(self, world: Driver) -> None:
-        if isinstance(world, Watches):
-            world.watch(self.witness.watch)
+        self.witness.listen(world)
         await together(self._start(world, number, *one) for number, one in enumerate(self.programs))
 
     async def _start(  # noqa: PLR0917 - a plan's line
@@ -206,7 +205,7 @@ class Programs(Base):
                 texts.append(f"refused, but it ran: {op}")
         return [
             *self.check_all(record, audit, is_over=True),
-            *witness_join(self.witness.log),
+            *witness_join(self.witness.log, is_told=self.witness.is_told),
             *(Violation("A set-full", "P1, P2, P7", text) for text in texts),
         ]
 

@@ -1,4 +1,8 @@
-"""W5: registers are read, written, compared and set; queries and a listing look on (P8, I11, I25, I27)."""
+"""W5: registers are read, written, compared and set; queries and a listing look on (P8, I11, I25, I27).
+
+In the end, in some runs, a *siege*: a host is cut off for longer than its lease, and a client that has not heard of its
+heir goes on asking it while another client writes.
+"""
 
 import json
 import random
@@ -7,15 +11,21 @@ from typing import Any
 
 from perdure.entities import Entity, find, handler, query
 from perdure.entities.archive import HasArchive
+from perdure.entities.client import Caller
 from perdure.entities.store.archive import Archive
 from simulation.checkers import Model, linearizable, version_order
-from simulation.contract import Audit, Driver, Violation
+from simulation.contract import Audit, Driver, Isolates, Violation
 from simulation.record import Came, Op, Record
 
 from .base import Base, together
 
 FOUND_MAX = 200
 PATIENCE_S = 10.0
+SIEGES = 0.3
+"""Share of runs with a siege."""
+SIEGE_KEYS = 4
+LOOK_S = 0.3
+LOOKS_MAX = 60
 
 
 class Register(Entity):
@@ -82,9 +92,50 @@ class Registers(Base):
             ]
             for _ in range(rng.choice([2, 4, 5]))
         ]
+        self.siege = [f"z{number}" for number in range(SIEGE_KEYS)] if rng.random() < SIEGES else []
 
     async def drive(self, world: Driver) -> None:
         await together(self._client(world, number) for number in range(len(self.plans)))
+        if self.siege and isinstance(world, Isolates):
+            await self._besiege(world)
+
+    async def _besiege(self, world: Isolates) -> None:
+        """What the deaf client looks at is in the memory of the zombie, and clean: a query waits for a write."""
+        deaf, other = world.clients[0], world.clients[1]
+        for key in self.siege:
+            await self._write(world, other, key, 1, None)
+        for key in self.siege:
+            await self._look(world, deaf, key)
+        lasts_s = world.isolate(deaf=0)
+        until = world.time() + lasts_s
+
+        async def look() -> None:
+            for number in range(LOOKS_MAX):
+                await world.sleep(lasts_s / LOOKS_MAX)
+                await self._look(world, deaf, self.siege[number % SIEGE_KEYS])
+
+        async def write() -> None:
+            value = 1
+            await world.sleep(lasts_s / 4)
+            while world.time() < until:
+                value += 1
+                await self._write(world, other, self.siege[value % SIEGE_KEYS], value, until - world.time())
+                await world.sleep(lasts_s / LOOKS_MAX)
+
+        async def write_there() -> None:
+            await world.sleep(lasts_s / 2)
+            await self._write(world, deaf, self.siege[0], 1_000, None)
+
+        await together([look(), write(), write_there()])
+
+    async def _look(self, world: Driver, caller: Caller, key: str) -> None:
+        register = Register.ref(key)
+        await self.call(world, caller, register, "look", None, register.look.options(timeout=LOOK_S))
+
+    async def _write(self, world: Driver, caller: Caller, key: str, value: int, limit: float | None) -> None:  # noqa: PLR0917
+        register = Register.ref(key)
+        write = register.write.options(timeout=limit)
+        await self.call(world, caller, register, "write", {"value": value}, lambda: write(value))
 
     async def _client(self, world: Driver, number: int) -> None:
         caller = world.clients[number % len(world.clients)]

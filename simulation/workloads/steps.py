@@ -9,7 +9,7 @@ from typing import Any
 from perdure.entities import ActivityFailed, Entity, RetryPolicy, activity, activity_info, handler, workflow
 from perdure.entities.store.rows import RunStatus
 from simulation.checkers import results_agree, witness_join
-from simulation.contract import Audit, Driver, Violation, Watches
+from simulation.contract import Audit, Driver, Violation
 from simulation.record import Record
 from simulation.witness import new_witness, witness
 
@@ -76,7 +76,6 @@ class Steps(Base):
     def __init__(self, rng: random.Random, size: int) -> None:
         super().__init__(rng, size)
         self.witness = new_witness()
-        self.is_watched = False
         self.jobs = [
             (f"j{number}", [self._part() for _ in range(rng.randint(1, 4))], self.pause(), self.limit())
             for number in range(rng.choice([3, 6]) * size)
@@ -98,9 +97,7 @@ class Steps(Base):
             killing.add(loop.create_task(world.crash_somebody()))
 
         self.witness.kill = lambda: void(loop.call_soon_threadsafe(kill))
-        if isinstance(world, Watches):
-            world.watch(self.witness.watch)
-            self.is_watched = True
+        self.witness.listen(world)
         await together(self._job(world, number, *job) for number, job in enumerate(self.jobs))
         self.witness.kill = lambda: None  # who asked may be dead by now, and its task with it: nobody waits for that
 
@@ -129,11 +126,11 @@ class Steps(Base):
             for problem in results_agree(
                 {where: [v for v in values if "failed: " not in v] for where, values in (shown | told).items()}, log
             )
-            if self.is_watched
+            if self.witness.is_told
         ]
         return [
             *self.check_all(record, audit, is_over=True),
-            *witness_join(log),
+            *witness_join(log, is_told=self.witness.is_told),
             *committed,
             *self._complete(record, audit, shown),
         ]

@@ -1,7 +1,7 @@
 """W2: numbered messages, several senders to several receivers, some of whom fail now and then (P1, P5).
 
 Senders are entities and clients. A client sends the next number when the last one is acknowledged; where the driver
-says that it keeps the order of what is in flight, some at a time.
+says that it keeps the order of what is in flight, some at a time. A client that died and came back is another sender.
 """
 
 import json
@@ -86,11 +86,11 @@ class Streams(Base):
 
     async def _send(self, world: Driver, number: int) -> None:
         caller = world.clients[number % len(world.clients)]
-        source, listener, sent = f"c{number}", Listener.ref("l0"), 0
+        listener, sent = Listener.ref("l0"), 0
         for pause, limit, count, failures in self.own[number]:
             await world.sleep(pause * self.pace_s)
             numbers = range(sent + 1, sent + 1 + (count if isinstance(world, Pipelines) else 1))
-            sent = numbers[-1]
+            sent, source = numbers[-1], f"c{number} of {caller.session}"
             hear = listener.hear.options(timeout=limit)
             await together(
                 self.call(world, caller, listener, "hear", (source, one), partial(hear.send, source, one, failures))

@@ -20,7 +20,7 @@ from perdure.cluster.settings import ExchangeSettings
 from perdure.cluster.wire import Offer, decode_answer, encode
 from perdure.entities.errors import Busy, CallTimeout, Unavailable
 from perdure.entities.ids import EntityId
-from perdure.entities.messages import Envelope, Kind, Reply, Status
+from perdure.entities.messages import IN_DOUBT, Envelope, Kind, Reply, Status
 from perdure.entities.shard import shard_of
 from tests.engine.waiting import eventually
 
@@ -247,6 +247,19 @@ async def test_a_lost_send_leaves_the_outcome_open_whatever_came_later(net: Net)
     net.routes.offer(RouteTable([""] * SHARDS, {}, 7))
     with pytest.raises(CallTimeout):
         await request
+
+
+async def test_a_refusal_in_doubt_leaves_the_outcome_open_whatever_came_later(net: Net) -> None:
+    """Found by simulation (W5, seed 37): the shard left while a commit was under way whose answer got lost."""
+    bodies = [b"null", IN_DOUBT]
+
+    def refuse(sent: Envelope, respond: Callable[[Reply], None]) -> None:
+        respond(Reply(sent.id, Status.NOT_OWNER, bodies.pop() if bodies else b"null"))
+
+    net.answer = refuse
+    with pytest.raises(CallTimeout, match="may or may not"):
+        await net.router.request(envelope(0), timeout_s=0.1)
+    assert not bodies
 
 
 async def test_a_cancelled_caller_is_forgotten(net: Net) -> None:

@@ -1,11 +1,17 @@
 """P1: an error says "not applied" only of what was not applied."""
 
+import asyncio
+
 import pytest
 
 from perdure.entities import CallTimeout, Entity, Unavailable, workflow
 from perdure.entities.client import use
-from perdure.entities.messages import Envelope, Kind, Reply
+from perdure.entities.messages import IN_DOUBT, Envelope, Kind, Reply, Status
 from perdure.entities.testing import LocalCluster
+
+from .faults import Fault, FaultyStore
+from .scenes import Account
+from .waiting import eventually
 
 
 class Deaf:
@@ -48,3 +54,25 @@ async def test_a_workflow_that_was_not_started_is_reported_as_not_applied() -> N
         with use(Deaf(cluster, requests=0)), pytest.raises(Unavailable):
             await Trip.ref("t").travel(3)
         assert await Trip.ref("t").travel(2) == 2
+
+
+async def test_what_was_in_an_unknown_commit_when_its_shard_left_is_not_said_to_be_refused(
+    cluster: LocalCluster, store: FaultyStore
+) -> None:
+    """Found by simulation (W5, seed 37): its client was told "not applied" in the end, and it was."""
+    engine, entity = cluster.engines[0], Account.ref("a").entity_id
+    replies: list[Reply] = []
+    store.hold_commits()
+    for number in (1, 2):  # one in the commit; one that never ran
+        message = Envelope(f"m{number}", *entity, Kind.CALL, "deposit", b'{"amount": 5}', "me", number)
+        engine.deliver(message, replies.append)
+        await store.waiting.wait()
+    store.faults.append(Fault.AFTER)
+    leaving = asyncio.create_task(engine.disown({engine.shard_of(entity)}))
+    await eventually(lambda: not engine.owns(entity))
+    store.let_commits_go()
+    await leaving
+    told = {reply.id: (reply.status, reply.body) for reply in replies}
+    assert told["m1"] == (Status.NOT_OWNER, IN_DOUBT)
+    assert told["m2"][0] is Status.NOT_OWNER
+    assert store.version("Account/a") == 1

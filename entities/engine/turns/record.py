@@ -431,12 +431,14 @@ class Record:
         items: list[Item] = []
         for _, turns in [self.inflight] if self.inflight else []:
             items.extend(item for item, _ in turns if item is not None)
+        in_flight = len(items)
         items.extend(item for item, _ in self.turns if item is not None)
         items.extend(delivery for held in self.blocked.values() for delivery in held)
         items.extend(self.mailbox)
         kept: list[Item] = []
-        for item in items:
+        for place, item in enumerate(items):
             if isinstance(item, Delivery):
+                item.is_in_doubt = item.is_in_doubt or place < in_flight or item.is_storing
                 if item.is_stored and item.envelope.kind is Kind.REPLY:
                     continue  # leaves no outcome to look up: found again in the inbox, unless it was consumed
                 if item.fired is None or item.problem is not None:
