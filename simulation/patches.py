@@ -96,9 +96,7 @@ def _no_ray(*_: object) -> bool:
 
 
 @contextmanager
-def simulated(
-    loop: SimLoop, ray: SimRay, database: Database, choices: Choices, plan: Plan
-) -> Generator[None]:
+def simulated(loop: SimLoop, ray: SimRay, database: Database, choices: Choices, plan: Plan) -> Generator[None]:
     """The framework runs on these inside the block."""
     chance = choices.of("framework")
     entropy = choices.of("entropy")

@@ -279,9 +279,7 @@ class World:
     @property
     def supervisor_name(self) -> str:
         """Of its process, whichever it is at present."""
-        return next(
-            it.name.removeprefix("perdure-") for it in self.ray.actors.values() if it.cls is SupervisorActor
-        )
+        return next(it.name.removeprefix("perdure-") for it in self.ray.actors.values() if it.cls is SupervisorActor)
 
     def clients_running(self) -> list[SimClient]:
         """Those that live."""
