@@ -99,8 +99,8 @@ class Status(StrEnum):
 
 
 IN_DOUBT = b'"in doubt"'
-"""Of a NOT_OWNER: the message's turn was in a commit whose outcome the host does not know. Only who asks the next owner,
-with the same id, learns it."""
+"""Of a NOT_OWNER: the message's turn was in a commit whose outcome the host does not know. Only who asks the next
+owner, with the same id, learns it."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):

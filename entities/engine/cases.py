@@ -93,9 +93,10 @@ class MessageCase(Case):
 
     def go(self, problems: Problems) -> None:
         problem = problems.get(self.subjects[0].id)
-        if problem is not None:
+        if problem is not None and self.item.envelope.kind is Kind.REPLY:
+            self.engine.suspects.park(self.subjects[0], problem)  # it is the run that kills; parked, it keeps the reply
+        elif problem is not None:
             self.item.problem = problem
-            self.engine.suspects.park(self.subjects[0], problem)  # if it would resume a run
         self.item.is_cleared = True
         self.engine.readers.look_up(self._activation, self.item)
 

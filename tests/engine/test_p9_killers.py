@@ -141,11 +141,21 @@ class Fragile(Entity):
         return "done"
 
     @workflow
+    async def ask(self) -> str:
+        answer = await Sender.ref("s").answer()
+        doom.strike(self)
+        return answer
+
+    @workflow
     async def dare(self) -> str:
         return await deadly(self.key)
 
 
 class Sender(Entity):
+    @handler
+    async def answer(self) -> str:
+        return "42"
+
     @handler
     async def send_killer(self, to: str, others: list[str]) -> None:
         """Two messages to the same entity before the killer, two after it, and one to each of the others."""
@@ -288,6 +298,20 @@ async def test_resuming_a_run_that_was_parked_for_killing_lets_it_go_on(
     await fragile.run.resume(reason="fixed")
     assert await fragile.run.result() == "done"
     await eventually(lambda: store.points() == {})
+
+
+async def test_a_run_that_dies_of_an_answer_is_parked_and_keeps_the_answer(
+    cluster: LocalCluster, store: CountingStore
+) -> None:
+    """Found by simulation (W4, seed 1101117): the answer became a dead letter, and the run waited for it for good."""
+    fragile = Fragile.ref("f")
+    await fragile.ask.start()
+    with pytest.raises(RunParked, match="ended the hosts"):
+        await fragile.ask.result()
+    assert store.dead_letters == []
+    doom.is_armed = False
+    await fragile.ask.resume(reason="fixed")
+    assert await fragile.ask.result() == "42"
 
 
 async def test_an_activity_that_kills_its_host_uses_up_its_attempts(cluster: LocalCluster) -> None:
