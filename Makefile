@@ -30,12 +30,20 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,test,lint]'
 	touch $@
 
-.PHONY: lint
-lint: $(READY) ## format, lint, types, import contracts
+.PHONY: lint lint-style lint-mypy lint-pyright lint-imports
+lint: lint-style lint-mypy lint-pyright lint-imports ## format, lint, types, import contracts; -j2 takes two thirds of the time
+
+lint-style: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+lint-mypy: $(READY)
 	$(BIN)/mypy
+
+lint-pyright: $(READY)
 	$(BIN)/pyright
+
+lint-imports: $(READY)
 	$(BIN)/lint-imports
 
 .PHONY: audit
@@ -47,9 +55,11 @@ audit: $(READY) ## security rules over our code, known vulnerabilities of what i
 check: lint ## lint, and the fast tests
 	$(BIN)/pytest -n 2 -m '$(FAST)'
 
+# Those with clusters and browsers mostly wait: three at a time keep two cores busy. What they share is in their groups.
 .PHONY: test
-test: $(READY) ## all tests: the fast ones two at a time, then those with clusters and browsers of their own
-	status=0; $(BIN)/pytest -n 2 -m '$(FAST)' || status=1; $(BIN)/pytest -m 'not ($(FAST))' || status=1; exit $$status
+test: $(READY) ## all tests: the fast ones two at a time, then those with clusters and browsers of their own, three at a time
+	status=0; $(BIN)/pytest -n 2 -m '$(FAST)' $(ARGS) || status=1; \
+	$(BIN)/pytest -n 3 --dist loadgroup -m 'not ($(FAST))' $(ARGS) || status=1; exit $$status
 
 .PHONY: stories
 stories: $(READY) ## the stories on virtual time, crashed at every point; tells how many points were tried

@@ -27,7 +27,7 @@ import httpx
 from examples.food_delivery.menu import MENU
 
 from .audit import audit_chains, audit_leftovers
-from .harness import Options, Scene, check_faults, open_scene
+from .harness import HEAL_S, Options, Scene, check_faults, open_scene
 from .processes import free_port
 from .verdict import Verdict, distribution, quantile
 
@@ -44,6 +44,8 @@ GIVE_UP_S = 120.0
 """How long a client goes on asking; an answer later than that counts as lost."""
 LONG_S, SHORT_S, RATING_S = 90.0, 1.5, 1.0
 RESUME_MEDIAN_S = 2.0
+"""Of at least so many hosts; fewer say more about the machine, and must only be within HEAL_S."""
+RESUMED_MIN = 10
 DECLINED_CARD = "0002"
 TOO_MANY = 429
 
@@ -418,9 +420,10 @@ async def _measure(verdict: Verdict, scene: Scene, day: Day) -> None:
             if rows[0]["at"] is not None:
                 times[fault.kind].append(rows[0]["at"] - fault.at)
     resumed = times["host"]
+    limit_s = RESUME_MEDIAN_S if len(resumed) >= RESUMED_MIN else HEAL_S
     verdict.holds(
-        f"work resumes within {RESUME_MEDIAN_S:g} s of a host's death (median)",
-        bool(resumed) and quantile(resumed, 0.5) < RESUME_MEDIAN_S,
+        f"work resumes within {limit_s:g} s of a host's death (median)",
+        bool(resumed) and quantile(resumed, 0.5) < limit_s,
         distribution(resumed),
     )
     verdict.figure("host killed → first turn by a survivor", distribution(resumed))

@@ -15,8 +15,8 @@ ROUNDS = 10
 WARM_UP = 1_000
 TOLERANCE = 0.20
 IDLE_S = 12.0
-IDLE_SHORT_S = 5.0
-"""Of a short campaign."""
+IDLE_SHORT_S = 8.0
+"""Of a short campaign; still longer than a busy machine needs to wake all of its entities."""
 AT_ONCE = 200
 STATE_CHARS = 1_000
 EMPTY_S = 60.0

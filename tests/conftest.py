@@ -70,6 +70,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if getattr(config.option, "loadgroup", False):
+        items.sort(key=_may_take_s, reverse=True)  # the longest first, or else all wait for it in the end
     name: str | None = config.getoption("--hostile")
     if name is None:
         return
@@ -77,6 +79,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers("unfit"):
             if hostile.unfit(mark.args, name):
                 item.add_marker(pytest.mark.skip(reason=mark.kwargs["reason"]))
+
+
+def _may_take_s(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark is not None else 0.0
 
 
 @pytest.fixture(autouse=True)

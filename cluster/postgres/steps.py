@@ -1,5 +1,8 @@
 """Transactional steps on Postgres (protocol and promises: `perdure.entities.transactional`).
 
+SQLAlchemy is imported by the first of them: it takes a quarter of what a host needs to start, and only users of such
+steps need it (their code has imported it by then).
+
 The attempts run on the activities' event loop, on connections of their own: user code decides how long such a
 transaction lasts, and must not hold up commits. What is locked of ours is locked at the end, for the moment of the
 commit: the row of the run, shared, so that a run that has been terminated meanwhile is seen, and one that is about to
@@ -14,8 +17,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import psycopg
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from ...entities.activity import ActivityInfo
 from ...entities.codec import CannotDecode, PayloadCodec
@@ -29,6 +30,8 @@ from .names import application_name, quoted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 CONNECTIONS_MAX = 5
 """Steps that run at the same time on one host."""
@@ -90,8 +93,10 @@ class PostgresSteps:
         if engine is not None:
             await engine.dispose()
 
-    def _connect(self) -> AsyncEngine:
+    def _connect(self) -> "AsyncEngine":
         if self._engine is None:
+            from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - see the module
+
             self._engine = create_async_engine(
                 "postgresql+psycopg://",
                 async_creator=self._open,
@@ -109,7 +114,7 @@ class PostgresSteps:
             connect_timeout=5,
         )
 
-    async def _recorded(self, connection: AsyncConnection, address: dict[str, object]) -> bytes | None:
+    async def _recorded(self, connection: "AsyncConnection", address: dict[str, object]) -> bytes | None:
         row = (await connection.execute(self._of(_RECORDED), address)).first()
         if row is None:
             return None
@@ -120,7 +125,7 @@ class PostgresSteps:
             raise unreadable(_place(address)[0], why) from None
 
     async def _record(
-        self, connection: AsyncConnection, info: ActivityInfo, address: dict[str, object], result: bytes
+        self, connection: "AsyncConnection", info: ActivityInfo, address: dict[str, object], result: bytes
     ) -> None:
         run = (await connection.execute(self._of(_LOCK_RUN), address)).first()
         if run is None or run[0] != "running":
@@ -135,6 +140,8 @@ class PostgresSteps:
             raise _DoneElsewhere
 
     def _of(self, template: str) -> Any:
+        from sqlalchemy import text  # noqa: PLC0415 - see the module
+
         return text(template.replace("{s}", self._schema))
 
 
@@ -150,16 +157,18 @@ def _place(address: dict[str, object]) -> tuple[EntityId, tuple[str, ...]]:
     return entity, tuple(str(address[name]) for name in ("workflow", "run_id", "number"))
 
 
-async def _execute(fn: Callable[..., Any], connection: AsyncConnection, arguments: dict[str, Any]) -> Any:
+async def _execute(fn: Callable[..., Any], connection: "AsyncConnection", arguments: dict[str, Any]) -> Any:
     async with _given(fn, connection) as given:
         return await fn(given, **arguments)
 
 
 @asynccontextmanager
 async def _given(
-    fn: Callable[..., Any], connection: AsyncConnection
+    fn: Callable[..., Any], connection: "AsyncConnection"
 ) -> "AsyncGenerator[AsyncConnection | AsyncSession]":
     """What the step's first parameter asks for."""
+    from sqlalchemy.ext.asyncio import AsyncSession  # noqa: PLC0415 - see the module
+
     first = next(iter(inspect.signature(fn).parameters))
     wanted = get_type_hints(fn).get(first)
     if not (isinstance(wanted, type) and issubclass(wanted, AsyncSession)):

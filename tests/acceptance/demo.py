@@ -3,12 +3,10 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -18,6 +16,8 @@ from uuid import uuid4
 
 import httpx
 import psutil
+
+from tests.scratch import scratch_directory
 
 START_S = 90
 STOP_S = 40
@@ -49,17 +49,15 @@ class Demo:
         cls, *, failure_rate: float = 0, limits: dict[str, float] | None = None
     ) -> Generator[Self]:
         """Started; in the end stopped and removed."""
-        directory = Path(tempfile.mkdtemp(prefix="food-delivery-"))
-        directory.chmod(0o755)  # as root, Postgres runs under another account
-        demo = cls(directory, failure_rate=failure_rate, limits=limits or {})
-        try:
-            demo.start()
-            yield demo
-            demo.stop()
-        finally:
-            demo.crash()
-            demo._http.close()
-            shutil.rmtree(directory)
+        with scratch_directory("food-delivery-") as directory:
+            demo = cls(directory, failure_rate=failure_rate, limits=limits or {})
+            try:
+                demo.start()
+                yield demo
+                demo.stop()
+            finally:
+                demo.crash()
+                demo._http.close()
 
     # --- its life ---
 

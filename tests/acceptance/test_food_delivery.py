@@ -8,7 +8,7 @@ import pytest
 
 from .demo import Demo, until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("acceptance")]
 
 
 def test_an_order_is_paid_picked_up_delivered_and_rated(demo: Demo) -> None:

@@ -8,7 +8,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.acceptance.demo import Demo, until
 
-pytestmark = [pytest.mark.browser, pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 expect.set_options(timeout=20_000)
 SETTLE_MS = 500

@@ -2,7 +2,6 @@
 
 import json
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +15,18 @@ from campaigns.verdict import Verdict
 from perdure.cluster.embedded import EmbeddedPostgres
 from perdure.cluster.postgres.migrations import upgrade
 from perdure.cluster.settings import ClusterSettings
+from tests.scratch import scratch_directory
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("checkers")]
 
 STEP = "Order/o-1/run/r-1/0"
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    with tempfile.TemporaryDirectory(prefix="perdure-checkers-") as directory:
-        Path(directory).chmod(0o755)
-        with EmbeddedPostgres(Path(directory) / "postgres") as server:
-            upgrade(server.dsn, NAMESPACE, shard_count=4)
-            yield server
+    with scratch_directory("perdure-checkers-") as directory, EmbeddedPostgres(directory / "postgres") as server:
+        upgrade(server.dsn, NAMESPACE, shard_count=4)
+        yield server
 
 
 @pytest.fixture

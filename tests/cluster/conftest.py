@@ -2,11 +2,7 @@
 
 import asyncio
 import itertools
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +17,7 @@ from perdure.cluster.process import Pulse, pulse
 from perdure.cluster.settings import ClusterSettings
 from perdure.cluster.stores import Store, StoreAddress
 from perdure.entities.store.rows import HostRow
+from tests.scratch import scratch_directory
 
 SHARDS = 32
 _numbers = itertools.count(1)
@@ -28,12 +25,8 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def dsn() -> Iterator[str]:
-    roomy = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 1 << 30
-    path = Path(tempfile.mkdtemp(prefix="pg-cluster-", dir="/dev/shm" if roomy else "/tmp"))
-    path.chmod(0o755)
-    with EmbeddedPostgres(path / "postgres") as server:
+    with scratch_directory("pg-cluster-") as path, EmbeddedPostgres(path / "postgres") as server:
         yield server.dsn
-    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +58,7 @@ class World:
     async def hosts(self, *statuses: str) -> list[HostRow]:
         return [host for host in await self.store.hosts() if host.status in (statuses or ("active",))]
 
-    async def until_owned_by(self, count: int, timeout_s: float = 30) -> None:
+    async def until_owned_by(self, count: int, timeout_s: float = 60) -> None:
         """Until so many hosts, all of them alive, own all shards between them."""
         async with asyncio.timeout(timeout_s):
             while True:

@@ -30,6 +30,12 @@ class Counter(Entity):
         time.sleep(seconds)
 
     @handler
+    async def block_while(self, path: str) -> None:
+        """The same for as long as there is such a file."""
+        while os.path.exists(path):  # noqa: PTH110 - in a hurry
+            time.sleep(0.01)
+
+    @handler
     async def vanish(self) -> None:
         """As a segmentation fault would."""
         os._exit(1)

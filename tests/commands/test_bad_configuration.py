@@ -7,7 +7,6 @@ dangerous settings in tests/store/test_guard.py (B77, B78), Ray in tests/cluster
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from perdure.api.variables import environment_warnings, file_warnings
 from perdure.cluster.embedded import EmbeddedPostgres
 from perdure.cluster.postgres import advice, migrations
 from perdure.cluster.postgres.names import has_password
+from tests.scratch import scratch_directory
 
 Run = Callable[..., Result]
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,11 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedPostgres]:
-    with tempfile.TemporaryDirectory(prefix="perdure-commands-") as name:
-        Path(name).chmod(0o711)
-        with EmbeddedPostgres(Path(name)) as running:
-            migrations.upgrade(running.dsn, "shop", shard_count=4)
-            yield running
+    with scratch_directory("perdure-commands-") as directory, EmbeddedPostgres(directory) as running:
+        migrations.upgrade(running.dsn, "shop", shard_count=4)
+        yield running
 
 
 @pytest.fixture

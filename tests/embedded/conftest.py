@@ -1,7 +1,5 @@
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,29 +7,21 @@ import pytest
 
 from perdure.cluster.embedded import EmbeddedPostgres
 from perdure.cluster.embedded.processes import server_processes
+from tests.scratch import scratch_directory
 
 from .scene import insert
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as other users")
 
 
-def _scratch() -> str:
-    """Memory where there is enough of it: initdb writes a thousand files. No test here pulls the plug."""
-    memory = "/dev/shm"
-    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30
-    return memory if roomy else "/tmp"
-
-
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
     """A directory that every account can reach, which pytest's tmp_path is not."""
-    path = Path(tempfile.mkdtemp(prefix="pg-", dir=_scratch()))
-    path.chmod(0o755)
-    yield path
-    leaked = [process for data in path.glob("**/data") for process in server_processes(data)]
-    for process in leaked:
-        process.kill()
-    shutil.rmtree(path)
+    with scratch_directory("pg-") as path:
+        yield path
+        leaked = [process for data in path.glob("**/data") for process in server_processes(data)]
+        for process in leaked:
+            process.kill()
     assert not leaked, f"the test leaked {leaked}"
 
 
@@ -44,12 +34,10 @@ def directory(open_directory: Path) -> Path:
 @pytest.fixture(scope="session")
 def template() -> Iterator[Path]:
     """A stopped database that holds the number 1; making one takes a second, copying it nearly nothing."""
-    path = Path(tempfile.mkdtemp(prefix="pg-template-", dir=_scratch()))
-    path.chmod(0o755)
-    with EmbeddedPostgres(path / "postgres") as server:
-        insert(server.dsn, 1)
-    yield path / "postgres"
-    shutil.rmtree(path)
+    with scratch_directory("pg-template-") as path:
+        with EmbeddedPostgres(path / "postgres") as server:
+            insert(server.dsn, 1)
+        yield path / "postgres"
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
-import tempfile
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +25,7 @@ from perdure.entities.store.encoded import EncodedStore
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.rows import Batch, EntityWrite, HostRow
 from simulation.store import SimStore, execute, frozen
+from tests.scratch import scratch_directory
 
 SHARDS = 16
 _numbers = itertools.count(1)
@@ -103,17 +102,9 @@ def meaning(value: bytes | None) -> object:
     return None if value is None else json.loads(value)
 
 
-@contextlib.contextmanager
-def open_directory() -> Generator[Path]:
-    """One that another account may enter: as root the server runs under an account of its own."""
-    with tempfile.TemporaryDirectory(prefix="perdure-store-") as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
-    with open_directory() as directory, EmbeddedPostgres(directory) as running:
+    with scratch_directory("perdure-store-") as directory, EmbeddedPostgres(directory) as running:
         yield running
 
 
@@ -181,5 +172,5 @@ def a_codec() -> EncryptionCodec:
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """For a server of the test's own."""
-    with open_directory() as path:
+    with scratch_directory("perdure-store-") as path:
         yield path

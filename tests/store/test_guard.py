@@ -18,8 +18,7 @@ from perdure.cluster.postgres import guard, migrations
 from perdure.cluster.postgres.guard import check_server
 from perdure.cluster.postgres.names import application_name, masked, without_password
 from perdure.entities.errors import StartRefused
-
-from .conftest import open_directory
+from tests.scratch import scratch_directory
 
 
 def with_setting(dsn: str, name: str, value: str) -> str:
@@ -30,7 +29,7 @@ def with_setting(dsn: str, name: str, value: str) -> str:
 @pytest.fixture(scope="module")
 def data() -> Iterator[Path]:
     """Data of a server that is not running."""
-    with open_directory() as directory:
+    with scratch_directory("perdure-store-") as directory:
         with EmbeddedPostgres(directory) as server:
             path = server.data_directory
         yield path
