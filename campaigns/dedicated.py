@@ -86,7 +86,7 @@ async def _kill_its_host(scene: Scene, verdict: Verdict, known: list[str], pid: 
     known.append(word)
     gone = "gone"
     try:
-        await until_gone([actor] if actor else [], 10)
+        await until_gone([actor] if actor else [])
     except Exception as error:
         gone = repr(error)
     await scene.heal_hosts(fault)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-GONE_S = 20.0
+GONE_S = 60.0
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"\s(\d+)\s+\*\s+(\d+)\s+users:\((.*)\)")
 _PID = re.compile(r"pid=(\d+)")

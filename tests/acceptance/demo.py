@@ -20,8 +20,8 @@ import psutil
 from tests.scratch import scratch_directory
 
 START_S = 90
-STOP_S = 40
-ANSWER_S = 30
+STOP_S = 90
+ANSWER_S = 60
 POLL_S = 0.05
 
 Json = Any
@@ -92,7 +92,7 @@ class Demo:
         below = psutil.Process(self._process.pid).children(recursive=True)
         self._process.send_signal(signal.SIGINT)
         self._process.wait(STOP_S)
-        _, alive = psutil.wait_procs(below, timeout=5)
+        _, alive = psutil.wait_procs(below, timeout=20)
         assert not alive, f"left running: {alive}\n{self.log}"
         self._process = None
 
@@ -104,7 +104,7 @@ class Demo:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes, timeout=10)
+        psutil.wait_procs(processes, timeout=60)
         self._process.wait()
         self._process = None
 

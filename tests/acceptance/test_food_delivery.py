@@ -8,7 +8,7 @@ import pytest
 
 from .demo import Demo, until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("acceptance")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("acceptance")]
 
 
 def test_an_order_is_paid_picked_up_delivered_and_rated(demo: Demo) -> None:
@@ -150,7 +150,6 @@ def test_killing_the_host_while_the_driver_is_on_the_way_changes_nothing(demo: D
 
 
 @pytest.mark.parametrize("end", ["in order", "by SIGKILL"])
-@pytest.mark.timeout(240)
 def test_orders_go_on_after_everything_was_down(demo: Demo, end: str) -> None:
     delivered, refunded = demo.order(), demo.order(pick_up_s=0.2)
     demo.until(delivered, status="Paid")

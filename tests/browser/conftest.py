@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def demo(browser: Browser) -> Iterator[Demo]:
     """Reliable services and short waits, except for what a slow machine must have time for."""
-    with Demo.in_temporary_directory(limits={"pick_up_s": 12, "deliver_s": 30, "rating_s": 0.5}) as running:
+    with Demo.in_temporary_directory(limits={"pick_up_s": 20, "deliver_s": 60, "rating_s": 0.5}) as running:
         yield running
 
 
@@ -46,7 +46,7 @@ def demo(browser: Browser) -> Iterator[Demo]:
 def context(browser: Browser, demo: Demo) -> Iterator[BrowserContext]:
     """A customer and a driver of their own, in one browser; whatever a page complains about fails the test."""
     context = browser.new_context(base_url=demo.url, viewport={"width": 1280, "height": 860})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     complaints: list[str] = []
     context.on("weberror", lambda error: complaints.append(str(error.error)))
     yield context

@@ -8,9 +8,15 @@ from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.acceptance.demo import Demo, until
 
-pytestmark = [pytest.mark.browser, pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("browser"),
+]
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 SETTLE_MS = 500
 """Until everything that glides has arrived: for pictures only."""
 

@@ -48,7 +48,7 @@ class World:
 
     async def up(self, hosts: int, entities: tuple[str, ...] = ("tests.cluster.counter",), **options: Any) -> None:
         options.setdefault("settings", ClusterSettings(lease_s=2.0))
-        await up(**self.where, hosts=hosts, entities=entities, timeout_s=60, **options)
+        await up(**self.where, hosts=hosts, entities=entities, timeout_s=120, **options)
 
     async def connect(self, **options: Any) -> Connection:
         client = await connect(**self.where, **options)
@@ -70,7 +70,7 @@ class World:
                 await asyncio.sleep(0.02)
 
     async def close(self) -> None:
-        await down(**self.where, timeout_s=30)
+        await down(**self.where, timeout_s=60)
         for client in self.clients:
             await client.close()
         await self.store.close()

@@ -13,7 +13,7 @@ from perdure.entities.encryption import KEYS, KEYS_FILE
 from .conftest import World
 from .counter import Counter
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), pytest.mark.xdist_group("cluster")]
 CODEC = "perdure.entities.encryption:from_environment"
 
 

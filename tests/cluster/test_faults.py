@@ -29,7 +29,7 @@ from .conftest import SHARDS, World
 from .counter import Counter
 
 log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180), pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), pytest.mark.xdist_group("faults")]
 
 
 PAUSE_S = 0.01

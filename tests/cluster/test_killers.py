@@ -17,7 +17,7 @@ from .counter import Counter
 from .test_faults import Load
 
 log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("cluster")]
 
 SETTINGS = ClusterSettings(lease_s=2.0, blocked_max_s=3.0)
 

@@ -3,7 +3,7 @@ import pytest
 from .conftest import World
 from .counter import Counter
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), pytest.mark.xdist_group("cluster")]
 
 
 async def test_entities_answer_through_hosts(world: World) -> None:

@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 90.0
-END_S = 60.0
+END_S = 90.0
 MARK = "SHOP_TERMINAL"
 """In the environment of everything that is started from a terminal, so that nothing can hide."""
 _URL = re.compile(r"http://\S+:\d+(?=\s)")

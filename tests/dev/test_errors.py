@@ -13,7 +13,7 @@ from . import terminal
 from .terminal import ROOT
 from .warm import Warm, started
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.xdist_group("errors")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("errors")]
 
 Dev = Callable[..., object]
 LINE = re.compile(r"error\[([a-z_]+)\]: (.+)\n")

@@ -176,7 +176,7 @@ async def nodes(store: FaultyStore, request: pytest.FixtureRequest) -> AsyncGene
 
 async def ended(node: Node, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        await node.waits.result(timeout=5)
+        await node.waits.result(timeout=30)
 
 
 @pytest.mark.parametrize("how", ["started", "awaited"])

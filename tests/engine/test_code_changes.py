@@ -126,7 +126,7 @@ async def steps(store: FaultyStore, *classes: type[Before]) -> list[str]:
                 await cluster.crash()
                 assert len(await trip.lines()) == index + 1
             else:
-                return await trip.run.result(timeout=5)
+                return await trip.run.result(timeout=30)
     raise AssertionError
 
 
@@ -167,7 +167,7 @@ async def half(store: FaultyStore) -> None:
         await Before.ref("t").run.start()
         await becomes(Before.ref("t").lines, ["receipt 0"])
     async with LocalCluster([Renamed], store=store, settings=QUICK):
-        await Renamed.ref("t").run.result(timeout=5)
+        await Renamed.ref("t").run.result(timeout=30)
 
 
 def test_patched_outside_a_workflow() -> None:
@@ -334,7 +334,7 @@ async def test_live_runs_go_on_across_a_migration(store: FaultyStore, migrate_at
             await cluster.crash()
             await later.letters.send("x")
         first, last = ("Name1", "Name3") if is_renamed else ("Augusta", "Augusta")
-        assert await later.run.result(timeout=5) == f"{first} {last} 20"
+        assert await later.run.result(timeout=30) == f"{first} {last} 20"
 
 
 class OtherDefault(One, name="Person"):
@@ -348,7 +348,7 @@ async def test_another_default_does_not_rewrite_what_a_run_has_seen(store: Fault
     async with LocalCluster([OtherDefault], store=store, settings=QUICK):
         for _ in range(2):
             await OtherDefault.ref("p").letters.send("x")
-        assert await OtherDefault.ref("p").run.result(timeout=5) == "Ada Ada 2"
+        assert await OtherDefault.ref("p").run.result(timeout=30) == "Ada Ada 2"
 
 
 def test_mistakes_in_upgrades_are_told_at_definition() -> None:

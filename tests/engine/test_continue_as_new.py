@@ -132,7 +132,7 @@ async def test_a_parent_gets_the_last_result(store: FaultyStore) -> None:
 async def test_what_the_old_run_waited_for_is_withdrawn(store: FaultyStore) -> None:
     async with LocalCluster([Meter, Account], store=store, settings=QUICK):
         await Meter.ref("m").leaves_things_open.start()
-        assert await Meter.ref("m").leaves_things_open.result(timeout=5) == "second receipt 2"
+        assert await Meter.ref("m").leaves_things_open.result(timeout=30) == "second receipt 2"
         await eventually(lambda: world.ran["cancelled open"] == world.ran["slow open"])
         await becomes(Account.ref("a").total, 5)
         await eventually(lambda: not store.waiting_messages())
@@ -165,7 +165,7 @@ async def test_a_cancellation_between_two_runs_is_not_lost(store: FaultyStore) -
         await Meter.ref("m").readings.send(1)
         await Meter.ref("m").run.cancel()
         with pytest.raises(WorkflowCancelled):
-            await Meter.ref("m").run.result(timeout=5)
+            await Meter.ref("m").run.result(timeout=30)
 
 
 @pytest.fixture

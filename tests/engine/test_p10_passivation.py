@@ -79,7 +79,7 @@ async def test_what_is_not_written_yet_does_not_leave_memory(store: FaultyStore)
         await eventually(lambda: cluster.engines[0].turns == 2)
         cluster.engines[0].sweep()
         store.let_commits_go()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await first, await second) == (1, 2)
 
 

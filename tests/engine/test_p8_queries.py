@@ -90,8 +90,8 @@ async def test_while_a_handler_waits_queries_answer_from_durable_state(cluster: 
     await A.deposit(5)
     waiting = asyncio.create_task(A.wait("x"))
     await eventually(lambda: world.ran["wait"])
-    assert await asyncio.wait_for(getattr(A, name)(), 1) == 5
-    assert await asyncio.wait_for(A.notes(), 1) == []
+    assert await asyncio.wait_for(getattr(A, name)(), 30) == 5
+    assert await asyncio.wait_for(A.notes(), 30) == []
     with pytest.raises(ReadOnlyViolation):
         await A.spend_in_a_query()
     world.gate.set()

@@ -132,7 +132,7 @@ async def test_a_damaged_state_parks_its_entity_and_nothing_is_written_over() ->
         await Bell.ref("other").ring()
         stored.state = before
         await Bell.ref("b").notes.send("x")
-        assert await Bell.ref("b").run.result(timeout=5) == "x"
+        assert await Bell.ref("b").run.result(timeout=30) == "x"
 
 
 def test_what_can_recur() -> None:

@@ -146,7 +146,7 @@ async def test_a_cancelled_run_is_undone(cluster: LocalCluster) -> None:
     await becomes(Trip.ref("book-keeper").lines, ["booked"])
     await Trip.ref("t").run.cancel()
     with pytest.raises(WorkflowCancelled):
-        await Trip.ref("t").run.result(timeout=5)
+        await Trip.ref("t").run.result(timeout=30)
     assert undone() == ["release hotel-1", "release car-1"]
 
 
@@ -158,7 +158,7 @@ async def test_a_step_under_way_is_awaited_and_undone(cluster: LocalCluster) -> 
     assert undone() == []
     world.gate.set()
     with pytest.raises(WorkflowCancelled):
-        await Trip.ref("t").run.result(timeout=5)
+        await Trip.ref("t").run.result(timeout=30)
     assert undone() == ["release flight", "release hotel-1", "release car-1"]
 
 

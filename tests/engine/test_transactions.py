@@ -276,7 +276,7 @@ async def test_a_workflow_uses_an_activity(cluster: LocalCluster) -> None:
 async def test_a_run_that_waits_for_the_new_state_goes_on(cluster: LocalCluster) -> None:
     await Purse.ref("b").until_rich.start(150)
     await transfer(Purse.ref("a"), Purse.ref("b"), 60)
-    assert await Purse.ref("b").until_rich.result(timeout=5) == 160
+    assert await Purse.ref("b").until_rich.result(timeout=30) == 160
 
 
 async def test_a_block_that_takes_too_long(cluster: LocalCluster) -> None:

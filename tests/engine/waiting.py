@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def eventually(predicate: Callable[[], object], *, within_s: float = 5.0) -> None:
+async def eventually(predicate: Callable[[], object], *, within_s: float = 30.0) -> None:
     """Wait until `predicate()` is true; fails after `within_s`."""
     deadline = time.monotonic() + within_s
     while not predicate():
@@ -16,7 +16,7 @@ async def eventually(predicate: Callable[[], object], *, within_s: float = 5.0) 
         await asyncio.sleep(0.001)
 
 
-async def becomes(ask: Callable[[], Awaitable[T]], wanted: T, *, within_s: float = 5.0) -> None:
+async def becomes(ask: Callable[[], Awaitable[T]], wanted: T, *, within_s: float = 30.0) -> None:
     """Wait until `await ask()` equals `wanted`."""
     deadline = time.monotonic() + within_s
     while (got := await ask()) != wanted:

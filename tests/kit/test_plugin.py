@@ -40,7 +40,7 @@ KIT = ["-p", "perdure.entities.testing.plugin", "-p", "no:perdure"]
 def run_pytest(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *KIT, *arguments, str(folder)],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=60,
+        cwd=folder, capture_output=True, text=True, check=False, timeout=110,
     )  # fmt: skip
     return done.stdout + done.stderr
 

@@ -28,6 +28,7 @@ from simulation.store import SimStore, execute, frozen
 from tests.scratch import scratch_directory
 
 SHARDS = 16
+NAMESPACE = "stands_for_a_namespace"
 _numbers = itertools.count(1)
 
 
@@ -108,10 +109,20 @@ def server() -> Iterator[EmbeddedPostgres]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def tables() -> str:
+    """The SQL that makes a namespace called NAMESPACE: in one message, which is ten times as fast as the upgrade.
+
+    test_migrations.py shows that both make the same.
+    """
+    return migrations.upgrade_sql(NAMESPACE, shard_count=SHARDS)
+
+
 @pytest.fixture
-def namespace(server: EmbeddedPostgres) -> str:
+def namespace(server: EmbeddedPostgres, tables: str) -> str:
     name = f"ns_{next(_numbers)}"
-    migrations.upgrade(server.dsn, name, shard_count=SHARDS)
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(tables.replace(NAMESPACE, name).encode())
     return name
 
 

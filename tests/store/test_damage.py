@@ -399,7 +399,7 @@ async def test_a_run_with_a_damaged_journal_is_parked_and_goes_on_once_restored(
     assert await accept(world.dsn, world.namespace, safe("journal")) == 1  # what was changed does not matter to it
     with contextlib.suppress(RunEnded):  # it has been tried again, and has gone on, by itself
         await Safe.ref("journal").guard.resume()
-    assert await Safe.ref("journal").guard.result(timeout=5) == 5
+    assert await Safe.ref("journal").guard.result(timeout=30) == 5
 
 
 async def parked_because(world: World, key: str) -> str:

@@ -93,7 +93,7 @@ async def test_frozen_server_is_given_up_in_time(postgres: World) -> None:
         os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable) as lost:
-            await asyncio.wait_for(store.commit(postgres.batch(postgres.write(A, 1))), 10)
+            await asyncio.wait_for(store.commit(postgres.batch(postgres.write(A, 1))), 60)
         assert lost.value.details["maybe_applied"] is True
     finally:
         for (pid,) in rows:

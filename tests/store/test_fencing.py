@@ -29,7 +29,7 @@ async def test_fence_ends_a_commit_that_hangs(postgres: World) -> None:
         await zombie.execute("update shards set epoch = epoch")
         started = time.monotonic()
         assert await postgres.as_host("").fence("h1", is_dead=True)
-        assert 0.9 < time.monotonic() - started < 10
+        assert 0.9 < time.monotonic() - started < 60
         with pytest.raises(psycopg.OperationalError):
             await zombie.commit()
     with pytest.raises(HostFenced):
@@ -48,7 +48,7 @@ async def test_fence_spares_the_sessions_of_others(postgres: World) -> None:
 async def test_fence_of_a_host_in_good_health_does_not_touch_it(postgres: World) -> None:
     async with transaction_of(postgres, application_name="perdure:h1") as commit:
         await commit.execute(HOLD_HOST)
-        assert not await asyncio.wait_for(postgres.as_host("").fence("h1", is_dead=False), 5)
+        assert not await asyncio.wait_for(postgres.as_host("").fence("h1", is_dead=False), 30)
         await commit.commit()
 
 
@@ -67,7 +67,7 @@ async def test_commit_waits_for_a_fence_and_then_fails(postgres: World) -> None:
 async def test_renewals_do_not_wait_for_commits(postgres: World) -> None:
     async with transaction_of(postgres) as commit:
         await commit.execute(HOLD_HOST)
-        await asyncio.wait_for(postgres.store.renew("h1", lease_s=5), 5)
+        await asyncio.wait_for(postgres.store.renew("h1", lease_s=5), 30)
         # … and a fence still sees the commit, although the row has a newer version now.
         fence = asyncio.create_task(postgres.as_host("").fence("h1", is_dead=True))
         await really_blocked(postgres)
@@ -78,7 +78,7 @@ async def test_renewals_do_not_wait_for_commits(postgres: World) -> None:
 async def test_commits_do_not_wait_for_renewals(postgres: World) -> None:
     async with transaction_of(postgres) as renewal:
         await renewal.execute("update hosts set lease_until = now() where incarnation = 'h1'")
-        await asyncio.wait_for(postgres.commit(postgres.write(A)), 5)
+        await asyncio.wait_for(postgres.commit(postgres.write(A)), 30)
 
 
 @pytest.mark.parametrize("how", ["release", "retire"])
