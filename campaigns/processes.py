@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -16,6 +17,8 @@ GONE_S = 60.0
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"\s(\d+)\s+\*\s+(\d+)\s+users:\((.*)\)")
 _PID = re.compile(r"pid=(\d+)")
+_PORTS = range(20_000, 32_000)
+_chance = random.SystemRandom()  # the ordinary one is seeded alike in all processes of a test run
 
 
 class NotGone(Exception):
@@ -94,7 +97,13 @@ def rss_mb(pid: int) -> float:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback address that nobody has just now.
+
+    It is used seconds later, so it is none that the system gives to whoever connects meanwhile, nor one of Ray's.
+    """
+    while True:
+        port = _chance.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from uuid import uuid4
 import httpx
 import psutil
 
+from campaigns.processes import free_port
 from tests.scratch import scratch_directory
 
 START_S = 90
@@ -168,10 +168,3 @@ def until(look: Callable[[], Json], is_good: Callable[[Json], bool], timeout_s: 
         assert time.monotonic() < deadline, f"still {seen}"
         time.sleep(POLL_S)
     return seen
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

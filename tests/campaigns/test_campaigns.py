@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.scratch import scratch
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(420)]
 
 SHORT = {
     "approvals": ["--rounds", "100"],
@@ -33,6 +33,6 @@ SHORT = {
 def test_campaign(name: str) -> None:
     command = [sys.executable, "-m", "campaigns", name, "--seed", "1", *SHORT[name]]
     environment = os.environ | {"TMPDIR": scratch()}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASSED" in done.stdout
