@@ -6,6 +6,7 @@ shown by what still goes through `terminal`.
 """
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -90,11 +91,10 @@ def become(order: Order) -> None:
 
 
 if __name__ == "__main__":
-    import perdure.api.changes
-    import perdure.api.database
-    import perdure.api.dev  # noqa: F401
     from perdure.api.cli import main
 
+    for verb in ("changes", "database", "dev"):  # what commands import when they need it
+        importlib.import_module(f"perdure.api.{verb}")
     gc.freeze()  # else each child looks at all of it once more when it ends
     if (order := serve()) is not None:
         become(order)
