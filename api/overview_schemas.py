@@ -45,9 +45,9 @@ AttentionKind = Literal[
 `damaged`: the stored state cannot be loaded; nothing of the entity runs. `parked`: a run's code does not fit its
 journal, or the run was stopped because hosts died over it. `poisoned`: hosts have died over a message or a run.
 `wedged`: an activity has failed many times and is being tried again. `exhausted`: an activity's attempts are used up;
-it waits for a person. `dead_letter`: a message was given up. `late_reminder`: due for more than a minute. `old_message`:
-a message waits for its turn for more than a minute. `paused`: somebody has paused a run. `failed`: a run failed within
-the last day.
+it waits for a person. `dead_letter`: a message was given up. `late_reminder`: due for more than a minute.
+`old_message`: a message waits for its turn for more than a minute. `paused`: somebody has paused a run. `failed`: a
+run failed within the last day.
 """
 
 

@@ -7,6 +7,7 @@ from ..entities.codec import PayloadCodec
 from ..entities.store.archive import Archive
 from ..entities.store.encoded import EncodedStore
 from ..entities.store.port import Directory, EntityStore
+from ..entities.store.survey import Survey
 from .postgres.sessions import SessionSettings
 from .postgres.steps import PostgresSteps
 from .postgres.store import PostgresStore
@@ -17,6 +18,10 @@ class Store(EntityStore, Directory, Protocol):
 
     def archive(self) -> Archive:
         """For people and tools."""
+        ...
+
+    def survey(self) -> Survey:
+        """The whole namespace, for people and tools."""
         ...
 
     async def close(self) -> None:

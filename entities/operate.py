@@ -22,6 +22,8 @@ from .signature import PAYLOAD_BYTES_MAX, has_nul
 from .tokens import read_token
 
 TEXT_CHARS_MAX = 1_000
+BY_TOKEN = "token"  # noqa: S105 - a word
+"""Stands for the operator where an activity's token was shown."""
 
 
 class Action(StrEnum):
@@ -38,6 +40,8 @@ class Action(StrEnum):
     FAIL_ATTEMPT = "fail_attempt"
     """The attempt has failed; the policy decides what follows."""
     HEARTBEAT = "heartbeat"
+    DECIDE = "decide"
+    """COMPLETE, by a person to whom a decision was put."""
 
 
 class Act(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -51,7 +55,7 @@ class Act(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     operation: int | str | None = None
     """Number of an operation. RERUN also takes a name: the last operation of that name."""
     value: msgspec.Raw = msgspec.Raw(b"null")
-    """COMPLETE: the result. RESTART: the arguments, or null for those of the last run. HEARTBEAT: details."""
+    """COMPLETE, DECIDE: the result. RESTART: the arguments, or null for those of the last run. HEARTBEAT: details."""
     error: ErrorBody | None = None
     keep_state: bool = False
 
@@ -110,7 +114,7 @@ def read_act(data: bytes) -> Act:
         raise InvalidArguments(f"not an action on a run: {error}") from None
     if has_nul(data):
         raise InvalidArguments(f"{act.action}: a string holds a NUL character, which cannot be stored")
-    needs_number = act.action in (Action.RETRY, Action.COMPLETE, Action.FAIL, Action.FAIL_ATTEMPT, Action.HEARTBEAT)
+    needs_number = act.action not in (Action.PAUSE, Action.RESUME, Action.RESTART, Action.RERUN)
     if needs_number and not isinstance(act.operation, int):
         raise InvalidArguments(f"{act.action} needs the number of an operation, not {act.operation!r}")
     if act.action in (Action.FAIL, Action.FAIL_ATTEMPT) and act.error is None:
@@ -167,7 +171,7 @@ def _outside_only(what: str) -> None:
 def act_on(token: str, action: Action, **more: Any) -> tuple[EntityId, str, Act]:
     """(entity, workflow, action) for whoever holds a token. Raises NoSuchOperation."""
     entity, address = read_token(token)
-    act = Act(action, operator="token", run_id=address.run_id, operation=address.number, **more)
+    act = Act(action, operator=BY_TOKEN, run_id=address.run_id, operation=address.number, **more)
     return entity, address.workflow, act
 
 

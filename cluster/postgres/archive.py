@@ -101,7 +101,11 @@ _REMINDERS = (
 )
 _CLOCKS = f"select clock from {{s}}.entities where {_OF}"
 
-_LETTER = "died_at, type, key, attempts, error, position, message_id, kind, name, args, sender, reply_to, extra"
+LETTER_COLUMNS = (
+    "died_at", "type", "key", "attempts", "error", "position", "message_id", "kind", "name", "args", "sender",
+    "reply_to", "extra",
+)  # fmt: skip
+_LETTER = ", ".join(LETTER_COLUMNS)
 _LETTERS = f"""
 select {_LETTER} from {{s}}.dead_letters
 where ($1::text = '' or type = $1::text) and ($2::text = '' or key = $2::text)
@@ -213,11 +217,11 @@ class PostgresArchive:
     ) -> list[Letter]:
         start = after or LetterCursor(-1, "", "", "")
         (rows,) = await self._transact((_LETTERS, (type, key, since_us, *start, limit)))
-        return list(map(_letter, rows))
+        return list(map(letter_of, rows))
 
     async def letter(self, entity: EntityId, message_id: str) -> Letter | None:
         (rows,) = await self._transact((_ONE_LETTER, (*await self._address(entity), message_id)))
-        return _letter(rows[0]) if rows else None
+        return letter_of(rows[0]) if rows else None
 
     async def scan(
         self,
@@ -263,6 +267,7 @@ def _mark(state: bytes | None) -> bytes:
     return STATE_UNCHANGED if state == STATE_UNCHANGED else STATE_IS_KEPT
 
 
-def _letter(row: tuple[Any, ...]) -> Letter:
+def letter_of(row: tuple[Any, ...]) -> Letter:
+    """A dead letter from its columns."""
     died_us, type_name, key, attempts, error, *columns = row
     return Letter(died_us, DeadLetter(for_people(type_name, key, tuple(columns)), attempts, error))

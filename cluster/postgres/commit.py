@@ -66,6 +66,8 @@ class Rows:
         if write.letters_replayed or write.letters_discarded:
             rows[sql.LETTERS_REPLAYED] += [key + letter for letter in write.letters_replayed]
             rows[sql.LETTERS_DISCARDED] += [(*key, message_id) for message_id in write.letters_discarded]
+        if write.audited:
+            rows[sql.AUDIT] += [key + row for row in write.history if row.message_id in write.audited]
 
     def _add_reminders(self, key: Row, write: EntityWrite) -> None:
         rows = self.by_statement

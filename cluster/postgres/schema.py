@@ -189,6 +189,10 @@ runs = Table(
     PrimaryKeyConstraint("shard", "type", "key", "workflow", name="pk_runs"),
     # Whoever gains a shard activates these at once; few among many, hence partial.
     Index("ix_runs_in_flight", "shard", "type", "key", postgresql_where=text("in_flight")),
+    # What needs a person (see survey.py), rare: nothing is paid for other runs. By key, for lists of such entities.
+    Index("ix_runs_stopped", "status", "type", "key", postgresql_where=text("status in ('parked', 'failed')")),
+    Index("ix_runs_failed", "ended_at", postgresql_where=text("status = 'failed'")),
+    Index("ix_runs_paused", "started_at", postgresql_where=text("paused <> '' and ended_at is null")),
     postgresql_with={"fillfactor": 80},
 )
 
@@ -238,7 +242,7 @@ mailbox_items = Table(
 )
 
 # Activities that failed and will be tried again, wait for a person or for the outside world, or have sent heartbeats.
-# Read and deleted with their entity only: the key is the only index.
+# Read and deleted with their entity by key; the indexes are for people, and hold rare rows only.
 attempts = Table(
     "attempts",
     metadata,
@@ -253,6 +257,22 @@ attempts = Table(
     Column("details", _JSON, nullable=False, server_default=text("'null'::jsonb")),
     Column("started_at", _INSTANT, nullable=False, server_default=text("to_timestamp(0)")),
     PrimaryKeyConstraint("shard", "type", "key", "operation", name="pk_attempts"),
+    # What has failed many times, or waits for an operator: see survey.WEDGED_ATTEMPTS.
+    Index(
+        "ix_attempts_wedged",
+        "first_at",
+        postgresql_where=text("status = 'paused' or (status = 'retrying' and attempt >= 5)"),
+    ),
+    # The work list, each group's by due time: see survey.DECISION.
+    Index(
+        "ix_attempts_decisions",
+        "activity",
+        "next_at",
+        "type",
+        "key",
+        "operation",
+        postgresql_where=text("status = 'outside' and left(activity, 9) = 'decision:'"),
+    ),
 )
 
 # Messages given up, until somebody replays or discards them. A message that dies again replaces its row.
@@ -267,6 +287,8 @@ dead_letters = Table(
     _required("error", _JSON),
     _required("died_at", _INSTANT),
     PrimaryKeyConstraint("shard", "type", "key", "message_id", name="pk_dead_letters"),
+    # The list of all of them, oldest first, page by page.
+    Index("ix_dead_letters_died", "died_at", "type", "key", "message_id"),
 )
 
 # Entities whose stored state the current code cannot load: a note for people.
@@ -292,4 +314,40 @@ suspects = Table(
     PrimaryKeyConstraint("shard", "type", "key", "message_id", name="pk_suspects"),
     # For the janitor. The table is small, and rarely written: no reason to save the b-tree.
     Index("ix_suspects_expiry", "noted_at"),
+)
+
+# What operators did: rows of the history that are kept for good. Written by the same commit (P2); few.
+audit = Table(
+    "audit",
+    metadata,
+    *_address(),
+    _required("version", BigInteger()),
+    _required("message_id", _NAME),
+    _required("kind", Text()),
+    _required("name", Text()),
+    _required("sender", Text()),
+    _required("args", _JSON),
+    _required("ok", Boolean()),
+    _required("outcome", _JSON),
+    _required("recorded_at", _INSTANT),
+    PrimaryKeyConstraint("shard", "type", "key", "version", "message_id", name="pk_audit"),
+    # The list of all of it, newest first, page by page. A b-tree: the table is small, and rarely written.
+    Index("ix_audit_time", "recorded_at", "type", "key", "message_id"),
+)
+
+# What each host did in each minute, for a day: a row per host and minute, beside the hot path.
+host_stats = Table(
+    "host_stats",
+    metadata,
+    _required("minute", _INSTANT),
+    _required("incarnation", _NAME),
+    _required("seconds", Integer()),
+    _required("turns", BigInteger()),
+    _required("commits", BigInteger()),
+    _required("failed_commits", BigInteger()),
+    _required("commit_us_p50", BigInteger()),
+    _required("commit_us_p99", BigInteger()),
+    _required("activations", BigInteger()),
+    # By time: the last hour is read, and what is a day old deleted.
+    PrimaryKeyConstraint("minute", "incarnation", name="pk_host_stats"),
 )

@@ -216,9 +216,18 @@ LETTERS_REPLAYED = ArrayStatement(
 """One statement takes the letter and sends it again: it cannot do one without the other."""
 LETTERS_DISCARDED = ArrayStatement(f"{_ADDRESS}, message_id text", _delete("dead_letters", "message_id"))
 
+AUDIT = ArrayStatement(
+    HISTORY.columns,
+    "insert into {s}.audit (shard, type, key, version, message_id, kind, name, sender, args, ok, outcome, recorded_at)"
+    " select u.shard, u.type, u.key, u.version, u.message_id, u.kind, u.name, u.sender, u.args, u.ok, u.outcome,"
+    " statement_timestamp() from {u} on conflict do nothing",
+)
+"""Rows of the history that are kept. Only an entity that was deleted and began anew could have one of this version."""
+
 ORDER = (
     CONSUMED, REMINDERS_GONE, REMINDERS_CANCELLED, ITEMS_TAKEN, ATTEMPTS_GONE,
     LETTERS_DISCARDED, LETTERS_REPLAYED,
     ENTITIES_CHANGED, ENTITIES_NEW, HISTORY, INBOX, REMINDERS, RUNS, JOURNAL, ITEMS, ATTEMPTS, DEAD_LETTERS,
+    AUDIT,
 )  # fmt: skip
 """Deletions before writes, so that one commit can take a name away and give it again."""

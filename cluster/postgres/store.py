@@ -36,6 +36,7 @@ from .names import quoted
 from .reads import DamagedMessage, Reader, reading
 from .sessions import Pool, SessionSettings
 from .statements import CLOCK
+from .survey import PostgresSurvey
 from .suspects import SuspectTable
 from .transact import TransactionCommitter
 
@@ -188,6 +189,10 @@ class PostgresStore:
     def archive(self) -> PostgresArchive:
         """The read side, for people and tools; on the sessions for reading."""
         return PostgresArchive(self._read, self._reader, schema=self._schema)
+
+    def survey(self) -> PostgresSurvey:
+        """Reading the whole namespace, for people and tools; on the sessions for reading."""
+        return PostgresSurvey(self._read, self._reader, schema=self._schema)
 
     # --- Directory ----------------------------------------------------------------------------------------------------
 

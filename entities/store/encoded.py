@@ -20,6 +20,7 @@ from ..errors import PayloadUnreadable
 from ..ids import EntityId
 from ..messages import Envelope, encode_json
 from .encoded_archive import EncodedArchive
+from .encoded_survey import EncodedSurvey
 from .passing import InnerStore, PassingStore
 from .rows import Batch, HistoryRow, JournalRow, Loaded, ReminderRow, RunRow, Suspicion
 from .sealing import Sealer
@@ -158,3 +159,7 @@ class EncodedStore(PassingStore):
     def archive(self) -> EncodedArchive:
         """The read side, opened by the same codec."""
         return EncodedArchive(self.inner.archive(), self._sealer)
+
+    def survey(self) -> EncodedSurvey:
+        """The whole namespace, opened by the same codec."""
+        return EncodedSurvey(self.inner.survey(), self._sealer)

@@ -49,12 +49,58 @@ class NoKeys:
         raise CannotDecode(f"key id {key_id}")
 
 
+class ShownRows:
+    """Rows for people: what cannot be read says why."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def history(self, entity: EntityId, row: HistoryRow) -> HistoryRow:
+        """A message and its outcome."""
+        try:
+            return self._sealer.open_history(entity, row)
+        except CannotDecode as why:
+            return row._replace(args=_placeholder(why), outcome=_placeholder(why) if row.ok else _error(why))
+
+    def journal(self, entity: EntityId, row: JournalRow) -> JournalRow:
+        """A resume of a run."""
+        try:
+            return self._sealer.open_journal(entity, row)
+        except CannotDecode as why:
+            return row._replace(entry=_placeholder(why))
+
+    def run(self, entity: EntityId, row: RunRow) -> RunRow:
+        """A run."""
+        try:
+            return self._sealer.open_run(entity, row)
+        except CannotDecode as why:
+            is_value = row.status in ("running", "completed")
+            return row._replace(args=_placeholder(why), outcome=_placeholder(why) if is_value else _error(why))
+
+    def attempt(self, entity: EntityId, row: AttemptRow) -> AttemptRow:
+        """A note on an activity."""
+        try:
+            return self._sealer.open_attempt(entity, row)
+        except CannotDecode as why:
+            return row._replace(error=_error(why))
+
+    def letter(self, found: Letter) -> Letter:
+        """A dead letter."""
+        try:
+            return found._replace(letter=self._sealer.open_letter(found.letter))
+        except CannotDecode as why:
+            envelope, attempts, _ = found.letter
+            shown = msgspec.structs.replace(envelope, args=_placeholder(why))
+            return found._replace(letter=DeadLetter(shown, attempts, _error(why)))
+
+
 class EncodedArchive:
     """`Archive` of what an EncodedStore writes. See the module."""
 
     def __init__(self, inner: Archive, sealer: Sealer) -> None:
         self._inner = inner
         self._sealer = sealer
+        self._shown = ShownRows(sealer)
 
     # --- one entity, exactly ------------------------------------------------------------------------------------------
 
@@ -100,56 +146,24 @@ class EncodedArchive:
     ) -> Timeline:
         found = await self._inner.timeline(entity, after=after, limit=limit, newest_first=newest_first, kinds=kinds)
         return found._replace(
-            records=[Recorded(record.at_us, self._shown(entity, record.row)) for record in found.records],
-            operations=[self._shown_journal(entity, row) for row in found.operations],
-            runs=[self._shown_run(entity, row) for row in found.runs],
-            attempts=[self._shown_attempt(entity, row) for row in found.attempts],
+            records=[Recorded(record.at_us, self._message_or_resume(entity, record.row)) for record in found.records],
+            operations=[self._shown.journal(entity, row) for row in found.operations],
+            runs=[self._shown.run(entity, row) for row in found.runs],
+            attempts=[self._shown.attempt(entity, row) for row in found.attempts],
         )
 
-    def _shown(self, entity: EntityId, row: HistoryRow | JournalRow) -> HistoryRow | JournalRow:
-        if isinstance(row, JournalRow):
-            return self._shown_journal(entity, row)
-        try:
-            return self._sealer.open_history(entity, row)
-        except CannotDecode as why:
-            return row._replace(args=_placeholder(why), outcome=_placeholder(why) if row.ok else _error(why))
-
-    def _shown_journal(self, entity: EntityId, row: JournalRow) -> JournalRow:
-        try:
-            return self._sealer.open_journal(entity, row)
-        except CannotDecode as why:
-            return row._replace(entry=_placeholder(why))
-
-    def _shown_run(self, entity: EntityId, row: RunRow) -> RunRow:
-        try:
-            return self._sealer.open_run(entity, row)
-        except CannotDecode as why:
-            is_value = row.status in ("running", "completed")
-            return row._replace(args=_placeholder(why), outcome=_placeholder(why) if is_value else _error(why))
-
-    def _shown_attempt(self, entity: EntityId, row: AttemptRow) -> AttemptRow:
-        try:
-            return self._sealer.open_attempt(entity, row)
-        except CannotDecode as why:
-            return row._replace(error=_error(why))
+    def _message_or_resume(self, entity: EntityId, row: HistoryRow | JournalRow) -> HistoryRow | JournalRow:
+        return self._shown.journal(entity, row) if isinstance(row, JournalRow) else self._shown.history(entity, row)
 
     async def letters(
         self, *, type: str = "", key: str = "", since_us: int = 0, after: LetterCursor | None = None, limit: int
     ) -> list[Letter]:
         found = await self._inner.letters(type=type, key=key, since_us=since_us, after=after, limit=limit)
-        return list(map(self._shown_letter, found))
+        return list(map(self._shown.letter, found))
 
     async def letter(self, entity: EntityId, message_id: str) -> Letter | None:
         found = await self._inner.letter(entity, message_id)
-        return None if found is None else self._shown_letter(found)
-
-    def _shown_letter(self, found: Letter) -> Letter:
-        try:
-            return found._replace(letter=self._sealer.open_letter(found.letter))
-        except CannotDecode as why:
-            envelope, attempts, _ = found.letter
-            shown = msgspec.structs.replace(envelope, args=_placeholder(why))
-            return found._replace(letter=DeadLetter(shown, attempts, _error(why)))
+        return None if found is None else self._shown.letter(found)
 
     async def scan(
         self,

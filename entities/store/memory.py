@@ -15,8 +15,10 @@ import msgspec
 from ..ids import EntityId
 from ..messages import Envelope, OperationAddress
 from ..shard import shard_of
+from .archive import Letter
 from .memory_archive import MemoryArchive
 from .memory_directory import MemoryDirectory
+from .memory_survey import MemorySurvey
 from .port import HostFenced, StagedRefused, WriteConflict
 from .rows import (
     AttemptRow,
@@ -34,6 +36,7 @@ from .rows import (
     Suspicion,
     suspect_id,
 )
+from .survey import Audited, Minute
 
 
 @dataclass(slots=True)
@@ -83,6 +86,10 @@ class MemoryStore(MemoryDirectory):
         """With the time of death."""
         self._suspicions: dict[tuple[EntityId, str], tuple[int, Suspicion]] = {}
         """With the time of the last change."""
+        self.audited: list[Audited] = []
+        """What operators did, in order."""
+        self.minutes: dict[tuple[int, str], Minute] = {}
+        """What hosts did, by time and incarnation."""
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -214,6 +221,10 @@ class MemoryStore(MemoryDirectory):
         stored.items.update(((item.mailbox, item.position), item) for item in write.items_put)
         stored.attempts.update((row.operation, row) for row in write.attempts_set)
         self._dead_letters.update(((write.entity, letter.envelope.id), (now, letter)) for letter in write.dead_letters)
+        if write.audited:
+            self.audited += [
+                Audited(now, write.entity, row) for row in write.history if row.message_id in write.audited
+            ]
         self._deliver(write.waiting)
         self._deliver(write.outbox)
 
@@ -333,6 +344,30 @@ class MemoryStore(MemoryDirectory):
     def archive(self) -> MemoryArchive:
         """The read side, for people."""
         return MemoryArchive(self._entities, self._dead_letters, len(self._owners))
+
+    def survey(self) -> MemorySurvey:
+        """Reading the whole namespace, for people."""
+        return MemorySurvey(self)
+
+    def now_us(self) -> int:
+        """By "the database's" clock."""
+        return self._now_us()
+
+    def stored(self) -> Iterator[tuple[EntityId, StoredEntity]]:
+        """All there is, in no order."""
+        yield from self._entities.items()
+
+    def notes(self) -> Iterator[tuple[EntityId, str, int]]:
+        """(entity, reason, time) of those that cannot be loaded."""
+        yield from ((entity, reason, self._parked_us[entity]) for entity, reason in self.parked.items())
+
+    def suspected(self) -> Iterator[tuple[int, Suspicion]]:
+        """Evidence, with the time of the last change."""
+        yield from self._suspicions.values()
+
+    def letters(self) -> Iterator[Letter]:
+        """Dead letters with the time of death."""
+        yield from (Letter(*item) for item in self._dead_letters.values())
 
     def restore(self, entity: EntityId, stored: StoredEntity, letters: Sequence[tuple[int, DeadLetter]] = ()) -> bool:
         """Put an entity as it is (an imported one) under an address that is not in use; False if it is."""

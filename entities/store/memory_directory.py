@@ -19,6 +19,7 @@ class MemoryDirectory:
         self._owners = [ShardOwner(shard, "", 0) for shard in range(shards)]
         self._hosts: dict[str, HostRow] = {}
         self._gone_us: dict[str, int] = {}
+        self._registered_us: dict[str, int] = {}
         self._targets: bytes | None = None
 
     async def clock_us(self) -> int:
@@ -31,6 +32,7 @@ class MemoryDirectory:
         if host.incarnation in self._hosts:
             raise HostFenced(f"the name {host.incarnation} is taken; every incarnation of a host needs a new one")
         self._hosts[host.incarnation] = host._replace(status="active", lease_us=self._lease_end(lease_s))
+        self._registered_us[host.incarnation] = self._now_us()
 
     async def renew(self, incarnation: str, *, lease_s: float) -> int:
         if not self._can_commit(incarnation):
@@ -93,6 +95,15 @@ class MemoryDirectory:
     async def hosts(self) -> list[HostRow]:
         since = self._now_us() - GONE_SHOWN_US
         return [host for name, host in sorted(self._hosts.items()) if self._gone_us.get(name, since) >= since]
+
+    def incarnations(self, *, gone_shown_us: int) -> list[tuple[HostRow, int, int]]:
+        """(host, when it registered, when it went or 0): those that live or went not longer ago, by name."""
+        since = self._now_us() - gone_shown_us
+        return [
+            (host, self._registered_us[name], self._gone_us.get(name, 0))
+            for name, host in sorted(self._hosts.items())
+            if self._gone_us.get(name, since) >= since
+        ]
 
     async def targets(self) -> bytes | None:
         return self._targets

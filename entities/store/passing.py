@@ -7,6 +7,7 @@ from ..ids import EntityId
 from .archive import Archive
 from .port import Directory, EntityStore, LiveRuns
 from .rows import HostRow, ShardOwner
+from .survey import Survey
 
 
 class InnerStore(EntityStore, LiveRuns, Directory, Protocol):
@@ -14,6 +15,10 @@ class InnerStore(EntityStore, LiveRuns, Directory, Protocol):
 
     def archive(self) -> Archive:
         """For people and tools."""
+        ...
+
+    def survey(self) -> Survey:
+        """The whole namespace, for people and tools."""
         ...
 
     async def close(self) -> None:

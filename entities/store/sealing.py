@@ -49,7 +49,7 @@ _STATE_KEY = b'"key"'
 
 _WITHOUT_PAYLOAD = (
     "consumed", "reminders_gone", "reminders_cancelled", "items_taken", "attempts_gone", "staged", "letters_replayed",
-    "letters_discarded",
+    "letters_discarded", "audited",
 )  # fmt: skip
 """Fields of a write that are stored as they are. (What is staged is the user's own SQL, for tables of their own.)"""
 

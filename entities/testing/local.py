@@ -31,6 +31,7 @@ from ..store.archive import Archive
 from ..store.memory import MemoryStore
 from ..store.port import Directory, EntityStore
 from ..store.rows import HostRow
+from ..store.survey import Survey
 from ..transactional import StepTransactions
 
 
@@ -39,6 +40,10 @@ class Store(EntityStore, Directory, Protocol):
 
     def archive(self) -> Archive:
         """For people and tools."""
+        ...
+
+    def survey(self) -> Survey:
+        """The whole namespace, for people and tools."""
         ...
 
 
@@ -217,6 +222,11 @@ class LocalCluster:
     def archive(self) -> Archive:
         """The read side of the store."""
         return self.store.archive()
+
+    @property
+    def survey(self) -> Survey:
+        """Reading the whole namespace."""
+        return self.store.survey()
 
     async def drained(self) -> None:
         """Wait until every host has committed everything it has."""

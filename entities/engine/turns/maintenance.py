@@ -63,6 +63,8 @@ class Maintenance(Operate):
                     self._handle_letter(delivery, order)
         except PerdureError as problem:
             self._reject(delivery, problem)
+        else:
+            self._audit(delivery)
 
     def _edit(self, delivery: Delivery, edit: Edit) -> None:
         if edit.expected_version != self.version:

@@ -28,8 +28,9 @@ from ...errors import (
 )
 from ...ids import fingerprint, new_message_id
 from ...messages import Kind, OperationAddress, encode_json
-from ...operate import Act, Action, read_act
+from ...operate import BY_TOKEN, Act, Action, read_act
 from ...store.rows import AttemptRow, AttemptStatus, EntityWrite, ReminderKey, RunRow, RunStatus
+from ...store.survey import DECISION
 from ..activities import encode_error
 from ..deliveries import Delivery, Fire
 from ..journal import Event, EventKind, OperationKind
@@ -74,6 +75,15 @@ class Operate(Reruns):
                     self._operate_on(delivery, act, row)
         except PerdureError as error:
             self._reject(delivery, error)
+        else:
+            if act.operator != BY_TOKEN:
+                self._audit(delivery)
+
+    def _end_by_request(self, delivery: Delivery) -> None:
+        super()._end_by_request(delivery)
+        # A cancellation is everyday business, unless a gateway says which operator asks for it.
+        if delivery.envelope.kind is Kind.TERMINATE or b'"operator"' in delivery.envelope.args:
+            self._audit(delivery)
 
     def _row_for(self, workflow: str, act: Act) -> RunRow:
         row = self.rows.get(workflow)
@@ -160,7 +170,7 @@ class Operate(Reruns):
         match act.action:
             case Action.RETRY:
                 self._retry(delivery, run, operation, address)
-            case Action.COMPLETE:
+            case Action.COMPLETE | Action.DECIDE:
                 value = self._checked(operation, bytes(act.value))
                 self._consume(delivery, ok=True, body=NULL, by_run=True)
                 self._settle_from_outside(run, Event(EventKind.VALUE, operation.number, msgspec.Raw(value)), address)
@@ -189,6 +199,11 @@ class Operate(Reruns):
             if not 0 <= number < run.next_number:
                 raise NoSuchOperation(f"{what} has never been asked for; `operations` lists those that wait")
             raise OperationSettled(f"{what} has its outcome already, or the run does not wait for it any more")
+        is_decision = operation.name.startswith(DECISION)
+        if is_decision and act.operator == BY_TOKEN:
+            raise NoSuchOperation(f"{what} is a decision: who may call the workflow may not take it, see the work list")
+        if act.action is Action.DECIDE and not is_decision:
+            raise NoSuchOperation(f"{what} is not a decision")
         if operation.kind is not OperationKind.ACTIVITY:
             raise InvalidArguments(
                 f"{what} is a {operation.kind} {operation.name}; this is for activities only", errors=[]
