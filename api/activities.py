@@ -24,9 +24,9 @@ from ..entities.errors import (
     UnknownType,
 )
 from ..entities.heartbeat import DETAILS_BYTES_MAX
-from ..entities.ids import SendClock, keyed_message_id, new_message_id
+from ..entities.ids import EntityId, SendClock, keyed_message_id, new_message_id
 from ..entities.messages import Envelope, Kind, encode_json
-from ..entities.operate import Action, act_on, outside_error
+from ..entities.operate import Act, Action, act_on, outside_error
 from ..entities.signature import PAYLOAD_BYTES_MAX
 from ..entities.tokens import read_token
 from .archive_openapi import TOKEN
@@ -35,7 +35,7 @@ from .exchange import caller_of
 from .principal import Right
 from .problems import PROBLEM, Refused, problem
 from .repair import Applied, FailedAttempt, read_body
-from .requests import read_json, read_wishes
+from .requests import Wishes, read_json, read_wishes
 from .settings import Settings
 
 ACTIVITIES = "/activities"
@@ -107,6 +107,13 @@ async def _act(request: Request, action: Action, settings: Settings) -> Response
             )
         more = {"value": msgspec.Raw(value)}
     entity, workflow, act = act_on(request.path_params["token"], action, **more)
+    return await send_act(request, entity, workflow, act, wishes, answer={"applied": True})
+
+
+async def send_act(  # noqa: PLR0917 - one message
+    request: Request, entity: EntityId, workflow: str, act: Act, wishes: Wishes, answer: dict[str, Any]
+) -> Response:
+    """Have the owner of the entity apply it, and answer with `answer`. Raises what the owner refuses it with."""
     caller = caller_of(request)
     key = wishes.idempotency_key or new_message_id()
     envelope = Envelope(
@@ -126,5 +133,5 @@ async def _act(request: Request, action: Action, settings: Settings) -> Response
         check_reply(await deliver(caller, envelope, timeout_s=wishes.wait_s), envelope)
     except CallTimeout as error:
         return problem(error, request, idempotency_key=key)
-    body = encode_json({"applied": True, "idempotency_key": key})
+    body = encode_json(answer | {"idempotency_key": key})
     return Response(body, headers={"Cache-Control": "no-store"}, media_type="application/json")

@@ -4,25 +4,21 @@ Reading is answered from the database and works while no host runs. Paths below 
 member of a class can be called.
 """
 
-import datetime as dt
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from starlette.routing import BaseRoute
 
 from ..entities.archive import definition_of
-from ..entities.client import use
 from ..entities.definition import EntityDefinition, Registry
-from ..entities.errors import InvalidArguments, NotConnected, PerdureError
 from ..entities.export import export_entity
 from ..entities.history import history
 from ..entities.ids import EntityId, check_key
 from ..entities.maintenance import dead_letters, discard_dead_letter, edit, replay_dead_letter
 from ..entities.search import conditions_of, find
 from ..entities.timetravel import diff, fork, state_json
+from .answering import answering
 from .archive_openapi import (
     DIFF,
     EDIT,
@@ -30,27 +26,20 @@ from .archive_openapi import (
     FIND,
     HISTORY,
     LETTERS,
-    NUMBER_DIGITS_MAX,
     STATE,
     described,
 )
 from .authorise import operator_of, permit
 from .cursors import unwrap, wrap
-from .exchange import caller_of
 from .openapi import KEY
 from .operations import find_type
-from .principal import ANY, WHOLE, Principal, Right
-from .problems import Refused, problem
+from .parameters import check_size, read_number, read_text, read_time, wrong
+from .principal import WHOLE, Principal, Right
 from .requests import read_flag, read_idempotency_key, read_json
 from .routes import EntityRoute, path_key
 from .settings import Settings
 
-_HEADERS = {"Cache-Control": "no-store"}
 _RESERVED = ("limit", "after")
-CONDITIONS_BYTES_MAX = 4 * 1024
-"""Of the query string of a search, cursor included."""
-
-Work = Callable[[Request, Principal], Awaitable[Any]]
 
 
 class EditBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,34 +90,9 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
         ("/dead-letters", "GET", views.letters, "Messages that were given up", described(LETTERS)),
     ):
         reading = Right.LIST if about is finding else Right.READ
-        endpoint = _answering(work, reading if method == "GET" else Right.OPERATE, settings)
+        endpoint = answering(work, reading if method == "GET" else Right.OPERATE, settings)
         router.add_api_route(path, endpoint, methods=[method], summary=summary, tags=["operations"], **about)
     return list(router.routes)
-
-
-def _answering(work: Work, right: Right, settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        given = request.path_params if "type" in request.path_params else request.query_params
-        try:
-            type_name, key = given.get("type", ANY), given.get("key", "")
-            who = await permit(request, settings, right, type_name, WHOLE, key)
-            with _caller_bound(request):
-                body = await work(request, who)
-        except (PerdureError, Refused) as error:
-            return problem(error, request)
-        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        return Response(data, headers=_HEADERS, media_type="application/json")
-
-    answer.__name__ = f"archive_{getattr(work, '__name__', '')}"
-    return answer
-
-
-def _caller_bound(request: Request) -> AbstractContextManager[None]:
-    """This application's caller, should several live in the process. What is wrong anyway is told without any."""
-    try:
-        return use(caller_of(request))
-    except NotConnected:
-        return nullcontext()
 
 
 class _Views:
@@ -144,14 +108,14 @@ class _Views:
 
     async def find(self, request: Request, who: Principal) -> Any:
         definition = find_type(self._registry, request.path_params["type"])
-        _check_size(request)
+        check_size(request)
         given = [pair for pair in request.query_params.multi_items() if pair[0] not in _RESERVED]
         listing = [self._settings.namespace, definition.name, *(f"{name}={value}" for name, value in given)]
         found = await find(
             definition.cls,
             conditions_of(definition, given),
-            limit=_number(request, "limit", 50),
-            after=unwrap(_text(request, "after"), listing),
+            limit=read_number(request, "limit", 50),
+            after=unwrap(read_text(request, "after"), listing),
         )
         own = definition_of(definition.cls)
         return {
@@ -175,20 +139,20 @@ class _Views:
         _, entity = self._entity(request)
         return await history(
             entity,
-            after=_number(request, "after", 0),
-            limit=_number(request, "limit", 100),
+            after=read_number(request, "after", 0),
+            limit=read_number(request, "limit", 100),
             kinds=request.query_params.getlist("kind"),
             newest_first=read_flag(request, "newest_first"),
         )
 
     async def state(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
-        version = _number(request, "version", -1)
+        version = read_number(request, "version", -1)
         return await state_json(entity, None if version < 0 else version)
 
     async def diff(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
-        return {"changes": await diff(entity, _number(request, "from"), _number(request, "to"))}
+        return {"changes": await diff(entity, read_number(request, "from"), read_number(request, "to"))}
 
     async def export(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
@@ -230,17 +194,17 @@ class _Views:
         return {"discarded": body.message_id}
 
     async def letters(self, request: Request, who: Principal) -> Any:
-        type_name, key, since = (_text(request, name) for name in ("type", "key", "since"))
+        type_name, key, since = (read_text(request, name) for name in ("type", "key", "since"))
         if key is not None and type_name is None:
-            raise _wrong("key", "`key` needs a `type`")
+            raise wrong("key", "`key` needs a `type`")
         namespace = self._settings.namespace
         listing = [namespace, "dead letters", f"type={type_name}", f"key={key}", f"since={since}"]
         page = await dead_letters(
             EntityId(type_name, key) if type_name is not None and key is not None else None,
             type=type_name,
-            since=None if since is None else _time(since),
-            after=unwrap(_text(request, "after"), listing),
-            limit=_number(request, "limit", 100),
+            since=None if since is None else read_time("since", since),
+            after=unwrap(read_text(request, "after"), listing),
+            limit=read_number(request, "limit", 100),
         )
         return {"letters": page.letters, "next": wrap(page.next, listing)}
 
@@ -249,37 +213,4 @@ class _Views:
         try:
             return msgspec.json.decode(data, type=shape)
         except msgspec.DecodeError as error:
-            raise _wrong("body", str(error)[:300]) from None
-
-
-def _number(request: Request, name: str, default: int | None = None) -> int:
-    values = request.query_params.getlist(name)
-    if not values and default is not None:
-        return default
-    if len(values) != 1 or not values[0].isascii() or not values[0].isdecimal() or len(values[0]) > NUMBER_DIGITS_MAX:
-        raise _wrong(name, f"{name} is one whole number, 0 or more, not {', '.join(values)[:40]!r}")
-    return int(values[0])
-
-
-def _text(request: Request, name: str) -> str | None:
-    values = request.query_params.getlist(name)
-    if len(values) > 1:
-        raise _wrong(name, f"{name} is given {len(values)} times")
-    return values[0] if values else None
-
-
-def _check_size(request: Request) -> None:
-    size = len(request.scope["query_string"])
-    if size > CONDITIONS_BYTES_MAX:
-        raise _wrong("", f"the conditions are {size} bytes; the limit is {CONDITIONS_BYTES_MAX}")
-
-
-def _time(text: str) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise _wrong("since", f"since is a time such as 2026-11-21T09:00:00Z, not {text[:40]!r}") from None
-
-
-def _wrong(name: str, message: str) -> InvalidArguments:
-    return InvalidArguments(message, errors=[{"field": name, "message": message}])
+            raise wrong("body", str(error)[:300]) from None

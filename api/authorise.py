@@ -23,7 +23,7 @@ Authoriser = Callable[[Principal, Asked], Awaitable[bool | None]]
 
 PERMIT = "permit"
 """Under which the guard puts it into `scope["perdure"]`."""
-_AUDITED = frozenset({Right.OPERATE, Right.ADMIN})
+_AUDITED = frozenset({Right.DECIDE, Right.OPERATE, Right.ADMIN})
 
 audit = logging.getLogger("perdure.audit")
 
@@ -66,9 +66,15 @@ async def permit(  # noqa: PLR0917 - what is asked, in the order of the words
 ) -> Principal:
     """Who calls, if it may. Raises Refused (403, the same whether there is such a thing or not)."""
     found = permit_of(request, settings)
-    asked = Asked(found.namespace, type_name, member, key, right)
-    is_allowed = await found.allows(asked)
-    if right in _AUDITED:
+    return await permit_any(request, found, Asked(found.namespace, type_name, member, key, right))
+
+
+async def permit_any(request: Request, found: Permit, asked: Asked, *others: Asked) -> Principal:
+    """Who calls, if it may do one of these. Logs and names the first. Raises Refused (403)."""
+    is_allowed = False
+    for one in (asked, *others):
+        is_allowed = is_allowed or await found.allows(one)
+    if asked.right in _AUDITED:
         audit.log(
             logging.INFO if is_allowed else logging.WARNING,
             "%s %r: %s %s of %r in %s, request %s",

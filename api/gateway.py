@@ -18,9 +18,11 @@ from .connection import lifespan
 from .health import health_router
 from .limits import Limits
 from .openapi_security import declare_security
+from .overview import overview_routes
 from .problems import DOCS, error_page, install
 from .routes import ENTITIES, direct_routes, gateway_router
 from .settings import Settings
+from .worklist import worklist_routes
 
 _DESCRIPTION = """Durable entities. Keys are percent-encoded path segments (`/` as `%2F`). Errors are problems \
 (RFC 9457); [their codes](/docs/errors). Send an `Idempotency-Key` with whatever you might have to repeat."""
@@ -60,6 +62,7 @@ def create_app(
     install(app, show_errors=chosen.show_errors, every_error=True)
     app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.router.routes[:0] = archive_routes(registry, prefix=ENTITIES, settings=chosen)
+    app.router.routes[:0] = [*overview_routes(registry, settings=chosen), *worklist_routes(chosen)]
     app.include_router(health_router())
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.include_router(activity_router(settings=chosen))

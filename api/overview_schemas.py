@@ -9,7 +9,7 @@ fewer rows than asked for, even none, and yet not be the last: `examined` says h
 import datetime as dt
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 LIST_LIMIT_MAX = 1_000
 """Rows of a page, at most."""
@@ -360,7 +360,7 @@ class DecisionRow(Subject):
     title: str
     show: dict[str, Any]
     """What the workflow wants to be shown to whoever decides."""
-    schema_: dict[str, Any] | None = Field(serialization_alias="schema", validation_alias="schema")
+    schema_: dict[str, Any] | None = Field(alias="schema")
     """JSON schema of an answer; as `schema`."""
 
 
@@ -374,10 +374,12 @@ class WorkList(BaseModel):
 class DecideBody(BaseModel):
     """Body of `POST /worklist/{id}`."""
 
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     value: Any
     """The answer; it must fit `schema`."""
-    reason: str = ""
-    operator: str = ""
+    reason: str = Field(default="", max_length=1_000)
+    operator: str = Field(default="", max_length=1_000)
     """Who, where there are no credentials."""
 
 
@@ -386,3 +388,4 @@ class Decided(BaseModel):
 
     id: str
     decided: bool
+    idempotency_key: str

@@ -26,6 +26,8 @@ class Right(StrEnum):
     """Queries and results of workflows; of whole entities their state, history and export."""
     LIST = "list"
     """Search entities by fields."""
+    DECIDE = "decide"
+    """See and take the decisions that are put to a group: `Loan.underwriting:decide`."""
     OPERATE = "operate"
     """What people do to runs, states and dead letters."""
     ADMIN = "admin"

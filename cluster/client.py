@@ -7,6 +7,7 @@ from typing import Self
 from ..entities.ids import new_message_id
 from ..entities.messages import Envelope, Reply
 from ..entities.store.archive import Archive
+from ..entities.store.survey import Survey
 from .router import Router
 from .routes import Routes
 
@@ -43,6 +44,7 @@ class Connection(Client):
         routes: Routes,
         *,
         archive: Archive,
+        survey: Survey,
         on_close: Callable[[], Awaitable[None]],
         default_timeout_s: float,
     ) -> None:
@@ -50,6 +52,8 @@ class Connection(Client):
         self.routes = routes
         self.archive = archive
         """The read side of the store; belongs to the event loop that connected."""
+        self.survey = survey
+        """The same, of the whole namespace."""
         self._on_close = on_close
 
     async def close(self) -> None:

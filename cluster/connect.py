@@ -17,8 +17,10 @@ from ..entities.definition import Registry
 from ..entities.errors import NotConnected, StartRefused, Unavailable
 from ..entities.store.archive import Archive
 from ..entities.store.encoded_archive import EncodedArchive, NoKeys
+from ..entities.store.encoded_survey import EncodedSurvey
 from ..entities.store.rows import HostRow
 from ..entities.store.sealing import Sealer
+from ..entities.store.survey import Survey
 from .actors import ensure_supervisor, host_connector
 from .addresses import HostAddress, supervisor_actor
 from .allocation import allocate
@@ -105,10 +107,12 @@ async def connect(
         if joined:
             leave()
 
+    archive, survey = await _readers(store, address)
     connection = Connection(
         router,
         routes,
-        archive=await _archive(store, address),
+        archive=archive,
+        survey=survey,
         on_close=on_close,
         default_timeout_s=default_timeout_s,
     )
@@ -117,13 +121,14 @@ async def connect(
     return connection
 
 
-async def _archive(store: Store, address: StoreAddress) -> Archive:
+async def _readers(store: Store, address: StoreAddress) -> tuple[Archive, Survey]:
     """For people: without a codec an encrypted namespace shows what is stored in the clear."""
     targets = Targets.from_json(await store.targets())
     if address.codec is not None or targets is None or not targets.codec:
-        return store.archive()
+        return store.archive(), store.survey()
     log.warning("namespace %r is encrypted (codec=%r); payloads cannot be read here", address.namespace, targets.codec)
-    return EncodedArchive(store.archive(), Sealer(NoKeys(), address.namespace))
+    sealer = Sealer(NoKeys(), address.namespace)
+    return EncodedArchive(store.archive(), sealer), EncodedSurvey(store.survey(), sealer)
 
 
 def _is_ambient(connection: Connection) -> bool:

@@ -36,6 +36,7 @@ from .hosted import EngineRequest, HostedEngine, Serve, load_factory
 from .lease import Doubts, LeaseTerms
 from .link import Send
 from .memory import Ebb
+from .minutes import EVERY_S, Minutes
 from .ownership import Ownership
 from .peers import Peers, decode_entities
 from .process import this_process
@@ -169,6 +170,7 @@ class Host:
         )
         await self._register()
         self._watchdog = self._watch()
+        minutes = Minutes(self._store.survey(), self._incarnation, self._engine.stats, time.monotonic)
         self._tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
@@ -176,6 +178,7 @@ class Host:
                 ("settle", repeat("settling", self._ownership.settle, every_s=settings.settle_s, poke=self._look_now)),
                 ("follow", self._world.watch_supervisor(routes)),
                 ("look after", self._look_after()),
+                ("minutes", repeat("noting a minute", minutes.note, every_s=EVERY_S, poke=Poke())),
             )
         ]
 

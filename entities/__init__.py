@@ -3,6 +3,7 @@
 from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
 from .codec import CannotDecode, PayloadCodec
+from .decisions import DecisionOverdue, OpenDecision, decide, decision, open_decisions
 from .definition import Registry
 from .descriptors import handler, query, workflow
 from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4
@@ -110,6 +111,7 @@ __all__ = [
     "CompleteLater",
     "Conflict",
     "DamagedRow",
+    "DecisionOverdue",
     "Dedicated",
     "DefinitionError",
     "DurableAwaitInHandler",
@@ -141,6 +143,7 @@ __all__ = [
     "NotConnected",
     "NotDurable",
     "NotInWorkflow",
+    "OpenDecision",
     "OperationSettled",
     "OutcomeUnknown",
     "PayloadCodec",
@@ -177,6 +180,7 @@ __all__ = [
     "VersionNotRetained",
     "WaitingOperation",
     "What",
+    "WorkListPage",
     "WorkflowCancelled",
     "WorkflowFailed",
     "WorkflowTerminated",
@@ -188,6 +192,8 @@ __all__ = [
     "condition",
     "dead_letter",
     "dead_letters",
+    "decide",
+    "decision",
     "deprecate_patch",
     "diff",
     "discard_dead_letter",
@@ -203,6 +209,7 @@ __all__ = [
     "import_entity",
     "new_encryption_key",
     "now",
+    "open_decisions",
     "patched",
     "publish",
     "query",

@@ -14,6 +14,7 @@ from .entity import Entity
 from .errors import NotConnected
 from .ids import EntityId, new_message_id
 from .store.archive import Archive
+from .store.survey import Survey
 
 E = TypeVar("E", bound=Entity)
 
@@ -36,6 +37,26 @@ def ambient_archive() -> Archive:
     raise NotConnected(
         f"the client here ({type(caller).__name__}) cannot read the store; pass `archive=`, or connect with "
         "`perdure.cluster.connect`"
+    )
+
+
+@runtime_checkable
+class HasSurvey(Protocol):
+    """A caller that can also read the whole namespace."""
+
+    @property
+    def survey(self) -> Survey:
+        """Of its store."""
+        ...
+
+
+def ambient_survey() -> Survey:
+    """The survey of the caller in force. Raises NotConnected."""
+    caller = ambient()
+    if isinstance(caller, HasSurvey):
+        return caller.survey
+    raise NotConnected(
+        f"the client here ({type(caller).__name__}) cannot read the store; connect with `perdure.cluster.connect`"
     )
 
 

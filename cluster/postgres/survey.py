@@ -141,6 +141,8 @@ select count(*), count(*) filter (where not exists (
     select from {{s}}.hosts h where h.incarnation = o.owner and {_LIVE}
 )) from {{s}}.shards o"""
 
+_TARGETS = "select value from {s}.meta where name = 'targets'"
+
 _MINUTES = """
 select incarnation, minute, seconds, turns, commits, failed_commits, commit_us_p50, commit_us_p99, activations
 from {s}.host_stats where minute >= to_timestamp(0) + $1::int8 * interval '1 microsecond'
@@ -254,8 +256,11 @@ class PostgresSurvey:
         return Sampler(schema=self._schema, shard_count=await self._shard_count(), table=table, column=column)
 
     async def hosts(self) -> SurveyedHosts:
-        ((now_us,),), rows, ((shards, unowned),) = await self._transact((CLOCK, ()), (_HOSTS, ()), (_SHARD_COUNTS, ()))
-        return SurveyedHosts(now_us, list(map(_host, rows)), shards, unowned)
+        ((now_us,),), rows, ((shards, unowned),), targets = await self._transact(
+            (CLOCK, ()), (_HOSTS, ()), (_SHARD_COUNTS, ()), (_TARGETS, ())
+        )
+        wanted = str(targets[0][0]).encode() if targets else None
+        return SurveyedHosts(now_us, list(map(_host, rows)), shards, unowned, wanted)
 
     async def minutes(self, *, since_us: int) -> list[Minute]:
         (rows,) = await self._transact((_MINUTES, (since_us,)))

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("perdure.engine")
 
+TIMES_KEPT = 1_000
+"""Commits whose times the figures for people come from."""
+
 
 class Committer:
     """The one writer of a host. Owned by its engine."""
@@ -46,6 +49,7 @@ class Committer:
         self.commits = 0
         self.written = 0
         self.failures = 0
+        self._times_us: deque[int] = deque(maxlen=TIMES_KEPT)
 
     def start(self) -> None:
         """Begin committing."""
@@ -76,6 +80,11 @@ class Committer:
         self._attempts[entity, row.operation] = (shard, row)
         self._wanted.set()
         self._idle.clear()
+
+    def time_us(self, share: float) -> int:
+        """The time that this share of the last commits took at most, µs; 0 before the first."""
+        times = sorted(self._times_us)
+        return times[min(len(times) - 1, int(share * len(times)))] if times else 0
 
     async def drained(self) -> None:
         """Wait until nothing is dirty."""
@@ -137,7 +146,9 @@ class Committer:
             await engine.settling.settle(batch.epochs)
             self._lost(activations, arrivals)
             return False
-        engine.clock.observe(database_us, sent=sent, received=engine.monotonic())
+        received = engine.monotonic()
+        engine.clock.observe(database_us, sent=sent, received=received)
+        self._times_us.append(round((received - sent) * 1e6))
         self._succeeded(batch, activations, arrivals)
         return True
 

@@ -226,6 +226,8 @@ class Engine:
             "commits": self._committer.commits,
             "writes": self._committer.written,
             "commit_failures": self._committer.failures,
+            "commit_us_p50": self._committer.time_us(0.5),
+            "commit_us_p99": self._committer.time_us(0.99),
             "mailbox": sum(len(a.mailbox) for a in self.active.values()),
             "activities": self.attempts.running,
             "reminders_loaded": len(self.wheel),

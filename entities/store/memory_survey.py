@@ -104,7 +104,7 @@ class MemorySurvey:
         ]
         alive = {host.row.incarnation for host in rows if host.row.status in ("active", "draining")}
         unowned = sum(count for owner, count in owned.items() if owner not in alive)
-        return SurveyedHosts(store.now_us(), rows, sum(owned.values()), unowned)
+        return SurveyedHosts(store.now_us(), rows, sum(owned.values()), unowned, await store.targets())
 
     async def minutes(self, *, since_us: int) -> list[Minute]:
         return [minute for (at_us, _), minute in sorted(self._store.minutes.items()) if at_us >= since_us]

@@ -129,6 +129,8 @@ class SurveyedHosts(NamedTuple):
     shards: int
     unowned: int
     """Shards without a host that may commit."""
+    targets: bytes | None
+    """What should run, as `Directory.targets`."""
 
 
 class ListedEntity(NamedTuple):

@@ -20,7 +20,7 @@ from perdure.entities.store.survey import (
 )
 
 from .conftest import World, host, meaning
-from .rows import A, B, C, HOUR_US, attempt, envelope, history, reminder, run
+from .rows import HOUR_US, A, B, C, attempt, envelope, history, reminder, run
 
 
 def order(number: int) -> EntityId:
