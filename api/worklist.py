@@ -153,7 +153,10 @@ async def _may_decide(found: Permit, entity: EntityId, group: str) -> bool:
 
 
 async def _permit_late(request: Request, found: Permit, entity: EntityId) -> bool:
-    """Whether it is an operator who asks. It is not known (any more) whom it was put to: whoever decides for this type learns that it is settled."""
+    """It is not known (any more) whom it was put to: whoever decides for this type may learn that it is settled.
+
+    Returns whether it is an operator who asks.
+    """
     groups = [grant.member for grant in found.principal.grants if Right.DECIDE in grant.rights]
     as_member, as_operator = _asking(found, entity, WHOLE)
     others = [as_member._replace(member=group) for group in groups]

@@ -6,12 +6,14 @@ from typing import Any
 
 import typer
 
-from . import act, look, schedules
+from . import act, look, schedules, whole, worklist
 
 Run = Callable[[Callable[[], None]], None]
 """Runs a command; errors become one line and an exit code."""
 
 VERBS: tuple[Callable[..., None], ...] = (
+    whole.overview,
+    whole.entities,
     look.ls,
     look.get,
     look.state,
@@ -39,9 +41,13 @@ VERBS: tuple[Callable[..., None], ...] = (
     act.resend,
     act.discard,
     look.export,
+    whole.types,
+    whole.hosts,
+    whole.audit,
     look.openapi,
 )
 SCHEDULE_VERBS: tuple[Callable[..., None], ...] = (
+    schedules.list_,
     schedules.show,
     schedules.create,
     schedules.pause,
@@ -50,6 +56,7 @@ SCHEDULE_VERBS: tuple[Callable[..., None], ...] = (
     schedules.backfill,
     schedules.delete,
 )
+WORKLIST_VERBS: tuple[Callable[..., None], ...] = (worklist.list_, worklist.decide)
 
 
 def add_verbs(app: typer.Typer, run: Run) -> None:
@@ -58,11 +65,19 @@ def add_verbs(app: typer.Typer, run: Run) -> None:
     schedule = typer.Typer(help="What runs by the clock.", no_args_is_help=True, rich_markup_mode=None)
     _add(schedule, SCHEDULE_VERBS, run)
     app.add_typer(schedule, name="schedule")
+    decisions = typer.Typer(help="Decisions that workflows wait for.", no_args_is_help=True, rich_markup_mode=None)
+    _add(decisions, WORKLIST_VERBS, run)
+    app.add_typer(decisions, name="worklist")
+
+
+def name_of(verb: Callable[..., None]) -> str:
+    """Of the command; a function may have an underscore more, where Python has the word."""
+    return verb.__name__.removesuffix("_")
 
 
 def _add(app: typer.Typer, verbs: tuple[Callable[..., None], ...], run: Run) -> None:
     for verb in verbs:
-        app.command(verb.__name__)(_guarded(verb, run))
+        app.command(name_of(verb))(_guarded(verb, run))
 
 
 def _guarded(verb: Callable[..., None], run: Run) -> Callable[..., None]:

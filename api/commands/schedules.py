@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 from .gateway import Gateway, entity_path
+from .look import After, Limit
 from .options import Output, Reason, Url, Yes, arguments_of, confirm
 from .output import Format
 from .output import show as print_out
+from .whole import listed
 
 BUILT_IN = "PerdureSchedule"
 
@@ -99,3 +101,12 @@ def delete(name: Name, *, url: Url = "", yes: Yes = False) -> None:
     """
     confirm(f"delete the schedule {name}", yes=yes)
     _do(name, "delete", url)
+
+
+def list_(*, limit: Limit = 50, after: After = "", url: Url = "", output: Output = Format.TABLE) -> None:
+    """List the schedules.
+
+    Example: perdure schedule list
+    """
+    columns = ("name", "when", "target", "is_paused", "next_at", "last_at", "last_status")
+    listed("/schedules", "schedules", columns, url, output, limit, after)

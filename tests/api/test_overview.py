@@ -131,8 +131,7 @@ async def test_everything_is_answered_without_any_host(client: httpx.AsyncClient
     async with asyncio.timeout(10):
         while not (await get(client, "/overview"))["attention_counts"]["dead_letter"]["value"]:
             await asyncio.sleep(0.01)
-    for engine in list(local.engines):
-        await local.kill(engine.incarnation)
+    local.kill(0)
     found = await get(client, "/overview")
     assert [one["kind"] for one in found["attention"]] == ["dead_letter"]
     assert found["attention"][0]["reason"].endswith("nobody at home")

@@ -1,6 +1,7 @@
 """What the verbs are tried on."""
 
 from datetime import timedelta
+from enum import StrEnum
 
 from perdure.entities import (
     ApplicationError,
@@ -9,11 +10,20 @@ from perdure.entities import (
     Rejected,
     RetryPolicy,
     activity,
+    decision,
     handler,
     query,
     remind,
     workflow,
 )
+
+
+class Answer(StrEnum):
+    """Of the customs."""
+
+    CLEAR = "clear"
+    REFUSE = "refuse"
+
 
 broken: set[str] = set()
 """Keys whose deliveries fail."""
@@ -74,3 +84,8 @@ class Parcel(Entity, index=["status"]):
     async def read(self) -> str:
         """Wait for a note."""
         return await self.notes.receive()
+
+    @workflow
+    async def clear(self, due_s: float) -> str:
+        """Have the customs decide."""
+        return await decision("customs", Answer, title="clear it?", due=due_s)

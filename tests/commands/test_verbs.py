@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import socket
+import time
 
 import pytest
 import yaml
@@ -111,6 +112,7 @@ def test_schedules(perdure: Perdure) -> None:
     spec = ("type=Parcel", "key=sched", "name=later", "cron=0 3 * * *")
     perdure("schedule", "create", "nightly", *spec)
     assert "0 3 * * *" in perdure("schedule", "show", "nightly").stdout
+    assert "Parcel/sched.later" in perdure("schedule", "list").stdout
     perdure("schedule", "pause", "nightly", "--reason", "holidays")
     assert "holidays" in perdure("schedule", "show", "nightly").stdout
     perdure("schedule", "unpause", "nightly")
@@ -118,6 +120,35 @@ def test_schedules(perdure: Perdure) -> None:
     perdure("schedule", "backfill", "nightly", "2026-01-01T00:00:00Z", "2026-01-03T12:00:00Z")
     perdure("schedule", "delete", "nightly", "--yes")
     perdure("schedule", "show", "nightly", exit_code=4)
+
+
+def test_a_whole_namespace_is_looked_at(perdure: Perdure) -> None:
+    perdure("call", "Parcel/whole-1", "pack", "grams=12")
+    assert re.search(r"(?m)^Parcel +[\d,]+ ", perdure("overview").stdout)
+    assert told(perdure("overview", *JSON))["hosts"]["alive"] == 1
+    found = told(perdure("entities", "--type", "Parcel", "--prefix", "whole", *JSON))
+    assert [row["key"] for row in found["entities"]] == ["whole-1"]
+    page = perdure("entities", "--limit", "1")
+    assert page.stdout.splitlines()[0].split()[:2] == ["ENTITY", "STATUS"]
+    assert "more: --after " in page.stderr
+    assert "alive" in perdure("hosts").stdout
+    assert "pack" in perdure("types").stdout
+    perdure("edit", "Parcel/whole-1", "grams=13", "--yes", "--reason", "weighed again", "--operator", "ann")
+    assert "weighed again" in perdure("audit", "--operator", "ann", "--type", "Parcel").stdout
+    perdure("entities", "--status", "asleep", exit_code=2)
+
+
+def test_decisions_are_listed_and_taken(perdure: Perdure) -> None:
+    perdure("start", "Parcel/customs", "clear", "due_s=3600")
+    deadline = time.monotonic() + 20
+    while not (rows := told(perdure("worklist", "list", "--group", "customs", *JSON))["decisions"]):
+        assert time.monotonic() < deadline
+    assert "clear it?" in perdure("worklist", "list").stdout
+    (row,) = rows
+    perdure("worklist", "decide", row["id"], "perhaps", exit_code=2)
+    assert perdure("worklist", "decide", row["id"], "clear", "--reason", "empty").stdout == "decided\n"
+    assert perdure("result", "Parcel/customs", "clear").stdout == "clear\n"
+    perdure("worklist", "decide", row["id"], "clear", exit_code=5)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +194,14 @@ def test_arguments() -> None:
 
 
 def test_the_help_of_every_verb_has_an_example(perdure: Perdure) -> None:
-    for group, verbs in (((), register.VERBS), (("schedule",), register.SCHEDULE_VERBS)):
+    groups = (
+        ((), register.VERBS),
+        (("schedule",), register.SCHEDULE_VERBS),
+        (("worklist",), register.WORKLIST_VERBS),
+    )
+    for group, verbs in groups:
         for verb in verbs:
-            words = (*group, verb.__name__)
+            words = (*group, register.name_of(verb))
             assert f"Example: perdure {' '.join(words)}" in (inspect.getdoc(verb) or ""), words
             assert "Example: perdure" in perdure(*words, "--help").stdout
     assert json.loads(perdure("openapi").stdout)["info"]["title"] == "Perdure"
