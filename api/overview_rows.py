@@ -1,7 +1,7 @@
 """From rows of the store to what the routes for a whole namespace answer (overview_schemas.py). Pure functions."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 import msgspec
@@ -54,7 +54,13 @@ def path_of(entity: EntityId) -> str:
     return f"/entities/{quote(entity.type, safe='')}/{quote(entity.key, safe='')}"
 
 
-def _subject(entity: EntityId) -> dict[str, str]:
+class _Address(TypedDict):
+    type: str
+    key: str
+    path: str
+
+
+def _subject(entity: EntityId) -> _Address:
     return {"type": entity.type, "key": entity.key, "path": path_of(entity)}
 
 
@@ -84,16 +90,16 @@ def reason_of(error: bytes) -> str:
 def attention_of(found: Troubles) -> tuple[list[Attention], dict[AttentionKind, Count]]:
     """What to look at, by kind in the order of urgency; and how many there are of each."""
     kinds: list[tuple[AttentionKind, Tally, Iterable[Attention]]] = [
-        ("damaged", found.damaged.count, map(_damaged, found.damaged.rows)),
-        ("parked", found.parked.count, (_of_run("parked", *one) for one in found.parked.rows)),
-        ("poisoned", found.poisoned.count, (_poisoned(*one) for one in found.poisoned.rows)),
-        ("wedged", found.wedged.count, (_of_attempt("wedged", *one) for one in found.wedged.rows)),
-        ("exhausted", found.exhausted.count, (_of_attempt("exhausted", *one) for one in found.exhausted.rows)),
-        ("dead_letter", found.letters.count, map(_of_letter, found.letters.rows)),
-        ("late_reminder", found.late.count, map(_of_reminder, found.late.rows)),
-        ("old_message", found.waiting.count, map(_of_message, found.waiting.rows)),
-        ("paused", found.paused.count, (_of_run("paused", *one) for one in found.paused.rows)),
-        ("failed", found.failed.count, (_of_run("failed", *one) for one in found.failed.rows)),
+        ("damaged", found.damaged.total, map(_damaged, found.damaged.rows)),
+        ("parked", found.parked.total, (_of_run("parked", *one) for one in found.parked.rows)),
+        ("poisoned", found.poisoned.total, (_poisoned(*one) for one in found.poisoned.rows)),
+        ("wedged", found.wedged.total, (_of_attempt("wedged", *one) for one in found.wedged.rows)),
+        ("exhausted", found.exhausted.total, (_of_attempt("exhausted", *one) for one in found.exhausted.rows)),
+        ("dead_letter", found.letters.total, map(_of_letter, found.letters.rows)),
+        ("late_reminder", found.late.total, map(_of_reminder, found.late.rows)),
+        ("old_message", found.waiting.total, map(_of_message, found.waiting.rows)),
+        ("paused", found.paused.total, (_of_run("paused", *one) for one in found.paused.rows)),
+        ("failed", found.failed.total, (_of_run("failed", *one) for one in found.failed.rows)),
     ]
     rows = [row for _, _, shown in kinds for row in shown]
     return rows, {kind: count_of(tally) for kind, tally, _ in kinds}

@@ -100,8 +100,9 @@ async def decision(
     limit = timedelta(seconds=due) if isinstance(due, int | float) else due
     if limit is not None and limit <= timedelta(0):
         raise InvalidArguments(f"{turn.entity}: decision({group!r}): due={due} must be longer than zero")
-    asked = _asking(group, answer).options(total_timeout=limit)
-    question = {"title": title, "show": dict(show or {}), "schema": _schema_of(answer)}
+    shape: Any = answer  # an annotation is hashable
+    asked = _asking(group, shape).options(total_timeout=limit)
+    question = {"title": title, "show": dict(show or {}), "schema": _schema_of(shape)}
     dump_details(question)  # here, where the workflow hears of it, and not attempt after attempt
     try:
         return await asked(question)  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ from ...entities.ids import EntityId
 from ...entities.store.rows import ReminderKind, ReminderRow
 from ...entities.store.survey import STATUS_RANK, Due, DueCursor, Listed, ListedEntity
 from .exchange import Session
+from .plainly import read_plainly
 
 ROUND_ROWS = 10_000
 """About so many rows are looked at in one statement if there are conditions."""
@@ -127,7 +128,7 @@ class Lister:
         while True:
             wanted = limit + 1 - len(rows)
             parameters: list[Any] = [type, cursor, per_shard, self.shard_count, status, waiting, since_us, wanted]
-            (found,) = await session.transact([(sql, [*parameters, *([prefix] if prefix else [])])])
+            (found,) = await read_plainly(session, [(sql, [*parameters, *([prefix] if prefix else [])])])
             count, edge = found[0][:2]
             examined += count
             rows += [
@@ -164,7 +165,7 @@ class Lister:
         while True:
             wanted = limit + 1 - len(rows)
             parameters = (self.shard_count, *cursor, until_us, per_shard, type, kind, wanted)
-            (found,) = await session.transact([(_DUE.replace("{s}", self.schema), parameters)])
+            (found,) = await read_plainly(session, [(_DUE.replace("{s}", self.schema), parameters)])
             count, now_us, *edge = found[0][:6]
             examined += count
             rows += [_reminder(row[6:]) for row in found if row[6] is not None]

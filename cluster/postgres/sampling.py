@@ -13,6 +13,7 @@ from typing import Any
 from ...entities.store.survey import Tally
 from .arrays import int4s, texts
 from .exchange import Session
+from .plainly import read_plainly
 
 EXACT_MAX = 2_000
 """Up to so many rows of a type are counted one by one."""
@@ -46,9 +47,7 @@ class Sampler:
 
     async def tally(self, session: Session, types: Sequence[str]) -> dict[str, dict[str, Tally]]:
         """Type → value of the column as text → number of rows."""
-        (rows,) = await session.transact(
-            [(self._sql(_BOUNDED), (texts(list(types)), self.shard_count, EXACT_MAX + 1))], is_snapshot=True
-        )
+        (rows,) = await session.transact([(self._sql(_BOUNDED), (texts(list(types)), self.shard_count, EXACT_MAX + 1))])
         found: dict[str, dict[str, Tally]] = {type_name: {} for type_name in types}
         for type_name, value, count in rows:
             found[type_name][value] = Tally(count)
@@ -62,7 +61,7 @@ class Sampler:
         while True:
             shards = [number * self.shard_count // wanted for number in range(wanted)]
             parameters: tuple[Any, ...] = (int4s(shards), texts([type_name]))
-            (rows,) = await session.transact([(self._sql(_SAMPLE), parameters)])
+            (rows,) = await read_plainly(session, [(self._sql(_SAMPLE), parameters)])
             seen = sum(count for _, count in rows)
             if wanted == self.shard_count:
                 return {value: Tally(count) for value, count in rows}

@@ -41,6 +41,7 @@ from ...entities.store.survey import (
 from .archive import LETTER_COLUMNS, letter_of
 from .exchange import Session, Statement
 from .listing import Lister
+from .plainly import read_plainly
 from .reads import Reader, attempt_row, run_row
 from .sampling import Sampler
 from .statements import CLOCK
@@ -202,7 +203,7 @@ class PostgresSurvey:
 
     async def _transact(self, *statements: Statement) -> list[Any]:
         filled = [(sql.replace("{s}", self._schema), parameters) for sql, parameters in statements]
-        answers: list[Any] = await self._run(lambda session: session.transact(filled, is_snapshot=True))
+        answers: list[Any] = await self._run(lambda session: read_plainly(session, filled))
         return answers
 
     async def _shard_count(self) -> int:

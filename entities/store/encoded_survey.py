@@ -43,13 +43,13 @@ class EncodedSurvey:
         found = await self._inner.troubles(limit=limit)
         seal = self._sealer
         return found._replace(
-            damaged=Few(list(map(self._noted, found.damaged.rows)), found.damaged.count),
+            damaged=Few(list(map(self._noted, found.damaged.rows)), found.damaged.total),
             parked=self._runs(found.parked),
-            poisoned=Few([(at, seal.open_suspicion(row)) for at, row in found.poisoned.rows], found.poisoned.count),
+            poisoned=Few([(at, seal.open_suspicion(row)) for at, row in found.poisoned.rows], found.poisoned.total),
             wedged=self._attempts(found.wedged),
             exhausted=self._attempts(found.exhausted),
-            letters=Few(list(map(self._shown.letter, found.letters.rows)), found.letters.count),
-            late=Few(list(map(self._reminder, found.late.rows)), found.late.count),
+            letters=Few(list(map(self._shown.letter, found.letters.rows)), found.letters.total),
+            late=Few(list(map(self._reminder, found.late.rows)), found.late.total),
             paused=self._runs(found.paused),
             failed=self._runs(found.failed),
         )
@@ -58,10 +58,10 @@ class EncodedSurvey:
         return note._replace(reason=self._sealer.open_text(note.entity, "parked", (), note.reason))
 
     def _runs(self, few: Few[tuple[EntityId, RunRow]]) -> Few[tuple[EntityId, RunRow]]:
-        return Few([(entity, self._shown.run(entity, row)) for entity, row in few.rows], few.count)
+        return Few([(entity, self._shown.run(entity, row)) for entity, row in few.rows], few.total)
 
     def _attempts(self, few: Few[tuple[EntityId, AttemptRow]]) -> Few[tuple[EntityId, AttemptRow]]:
-        return Few([(entity, self._shown.attempt(entity, row)) for entity, row in few.rows], few.count)
+        return Few([(entity, self._shown.attempt(entity, row)) for entity, row in few.rows], few.total)
 
     def _reminder(self, row: ReminderRow) -> ReminderRow:
         try:

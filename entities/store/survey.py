@@ -46,7 +46,7 @@ class Few(NamedTuple, Generic[T]):
     """The first of some rows, and how many there are."""
 
     rows: list[T]
-    count: Tally
+    total: Tally
 
 
 class Noted(NamedTuple):

@@ -128,6 +128,7 @@ def test_a_whole_namespace_is_looked_at(perdure: Perdure) -> None:
     assert told(perdure("overview", *JSON))["hosts"]["alive"] == 1
     found = told(perdure("entities", "--type", "Parcel", "--prefix", "whole", *JSON))
     assert [row["key"] for row in found["entities"]] == ["whole-1"]
+    perdure("call", "Parcel/whole-2", "pack", "grams=12")
     page = perdure("entities", "--limit", "1")
     assert page.stdout.splitlines()[0].split()[:2] == ["ENTITY", "STATUS"]
     assert "more: --after " in page.stderr

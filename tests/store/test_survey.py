@@ -73,8 +73,8 @@ async def test_what_needs_a_person_is_found_and_nothing_else(world: World) -> No
         (order(5), {"code": "x"}),
     ]
     for few in (found.damaged, found.parked, found.poisoned, found.wedged, found.exhausted, found.letters, found.late):
-        assert few.count == Tally(1)
-    assert found.failed.count == Tally(2)
+        assert few.total == Tally(1)
+    assert found.failed.total == Tally(2)
     assert found.decisions == Tally(0)
 
 
@@ -83,7 +83,7 @@ async def test_the_oldest_are_shown_and_all_are_counted(world: World) -> None:
     await world.commit(*(world.write(order(n), attempts_set=[row]) for n, row in enumerate(rows)))
     found = (await world.store.survey().troubles(limit=3)).wedged
     assert [entity for entity, _ in found.rows] == [order(19), order(18), order(17)]
-    assert found.count == Tally(20)
+    assert found.total == Tally(20)
 
 
 async def test_counts_by_type_status_and_schema_version(world: World) -> None:
@@ -214,7 +214,7 @@ async def test_the_audit_keeps_what_operators_did(world: World) -> None:
     assert meaning(found[1].row.args) == {"reason": "r4"}
     assert [one.row.version for one in found] == [1, 4, 2]
     first = found[0]
-    after = AuditCursor(first.at_us, *first.entity, first.row.message_id)
+    after = AuditCursor(first.at_us, first.entity.type, first.entity.key, first.row.message_id)
     assert [one.row.message_id for one in await survey.audit(after=after, limit=1)] == ["m4"]
     assert [one.row.message_id for one in await survey.audit(type="Order", key=A.key, limit=9)] == ["m4", "m2"]
     assert await survey.audit(since_us=first.at_us + 1, limit=9) == []
@@ -255,7 +255,7 @@ async def test_open_decisions_by_group_and_due_time(world: World) -> None:
         while page := await survey.decisions("legal", after=after, limit=limit):
             found += page
             entity, row = page[-1]
-            after = DueCursor(due_of(row), *entity, row.operation)
+            after = DueCursor(due_of(row), entity.type, entity.key, row.operation)
         assert [entity for entity, _ in found] == expected
         assert due_of(found[-1][1]) == NEVER_US
         assert [meaning(row.details) for _, row in found] == [{"title": "?"}] * 4
