@@ -169,6 +169,30 @@ def db_check(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> 
     _guarded(work, debug=debug)
 
 
+@db.command("views")
+def db_views(
+    module: Annotated[str, typer.Argument(help="Module with entity classes: package.module", show_default=False)],
+    *,
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    debug: Debug = False,
+) -> None:
+    """Make the SQL view of each entity type, with a typed column for each field of its state. Safe to repeat.
+
+    Example: perdure db views shop.entities
+    """
+
+    def work() -> None:
+        from .database import make_views  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        made, views = make_views(_needed(settings), settings.namespace, module)
+        for type_name, view in views.items():
+            _say(f"{type_name}: {view}{' (new)' if view.rpartition('.')[2] in made else ''}")
+
+    _guarded(work, debug=debug)
+
+
 @db.command("verify")
 def db_verify(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> None:
     """Look for rows that are not as they were written. Reads everything once; exit code 5 if there are any.

@@ -1,6 +1,7 @@
 """`perdure db`, and looking at a database before anything is started on it."""
 
 import asyncio
+from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -8,7 +9,11 @@ from psycopg.conninfo import conninfo_to_dict
 from ..cluster.postgres.guard import check_server
 from ..cluster.postgres.migrations import upgrade, upgrade_sql
 from ..cluster.postgres.names import masked, without_password
+from ..cluster.postgres.sessions import SessionSettings
+from ..cluster.postgres.store import PostgresStore
+from ..entities.definition import Registry
 from .failures import Exit, Failure
+from .target import load_target, put_on_path
 
 CONNECT_TIMEOUT_S = 5
 
@@ -61,3 +66,17 @@ def check_database(dsn: str, namespace: str) -> None:
 def database_sql(namespace: str) -> str:
     """The SQL of a new namespace, for a person to review."""
     return upgrade_sql(namespace)
+
+
+def make_views(dsn: str, namespace: str, module: str) -> tuple[list[str], dict[str, str]]:
+    """The SQL views of a module's classes: the names of those that were made, and all by type."""
+    put_on_path(Path.cwd())
+    registry = load_target(module).registry
+    reach(dsn)
+    return asyncio.run(_make_views(dsn, namespace, registry))
+
+
+async def _make_views(dsn: str, namespace: str, registry: Registry) -> tuple[list[str], dict[str, str]]:
+    async with PostgresStore(SessionSettings(dsn=dsn), namespace=namespace) as store:
+        survey = store.survey()
+        return await survey.make_views(list(registry)), await survey.views()

@@ -142,9 +142,10 @@ class _Views:
     async def types(self, request: Request, who: Principal) -> Types:
         survey = ambient_survey()
         names = sorted({*await self._type_names(survey), *(one.name for one in self._registry.built_in())})
-        return Types(types=[await self._type(survey, name) for name in names])
+        views = await survey.views()
+        return Types(types=[await self._type(survey, name, views.get(name)) for name in names])
 
-    async def _type(self, survey: Survey, name: str) -> TypeDescription:
+    async def _type(self, survey: Survey, name: str, view: str | None) -> TypeDescription:
         definition = self._registry.find(name)
         versions = await survey.versions(name)
         old = [tally for version, tally in versions.items() if definition is None or version < definition.version]
@@ -158,7 +159,7 @@ class _Views:
             versions=[SchemaVersion(version=version, entities=rows.count_of(n)) for version, n in versions.items()],
             pending_upgrades=rows.count_of(_sum(old if definition is not None else [])),
             indexed=list(definition.index) if definition is not None else [],
-            view=None,
+            view=view,
             members=_members_of(definition) if definition is not None else [],
             state=definition.cls.model_json_schema(mode="serialization") if definition is not None else None,
         )

@@ -18,6 +18,7 @@ from ..entities.errors import NotConnected, StartRefused, Unavailable
 from ..entities.store.archive import Archive
 from ..entities.store.encoded_archive import EncodedArchive, NoKeys
 from ..entities.store.encoded_survey import EncodedSurvey
+from ..entities.store.port import StoreUnavailable
 from ..entities.store.rows import HostRow
 from ..entities.store.sealing import Sealer
 from ..entities.store.survey import Survey
@@ -229,7 +230,7 @@ async def down(
 
 
 async def _make_indexes(store: Store, entities: Iterable[str]) -> None:
-    """The indexes for searching that the classes ask for. Hosts run without them as well."""
+    """The indexes for searching that the classes ask for, and their SQL views. Hosts run without them as well."""
     try:
         registry = Registry.load(entities)
     except Exception as error:  # noqa: BLE001 - the code need not be importable here; hosts say what is wrong with it
@@ -237,6 +238,10 @@ async def _make_indexes(store: Store, entities: Iterable[str]) -> None:
         return
     for definition in registry:
         await store.archive().index(definition.name, definition.index, definition.version)
+    try:
+        await store.survey().make_views(list(registry))
+    except StoreUnavailable as error:
+        log.warning("the SQL views are left as they are: %s; see `perdure db views`", error)
 
 
 async def _look(store: Store) -> tuple[RouteTable, list[HostRow]]:

@@ -24,6 +24,7 @@ from perdure.entities.errors import PerdureError
 from perdure.entities.ids import EntityId
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.memory_archive import MemoryArchive
+from perdure.entities.store.memory_survey import MemorySurvey
 from perdure.entities.store.port import HostFenced, StoreUnavailable, WriteConflict
 from perdure.entities.store.rows import Batch, JournalRow
 
@@ -70,14 +71,23 @@ class SimStore(MemoryStore):
         """Reading, over the same line."""
         return _SimArchive(self.line)
 
+    def survey(self) -> MemorySurvey:
+        """Reading the whole namespace, over the same line."""
+        return _SimSurvey(self.line)
+
 
 class _SimArchive(MemoryArchive):
     def __init__(self, line: Line) -> None:
         self.line = line
 
 
+class _SimSurvey(MemorySurvey):
+    def __init__(self, line: Line) -> None:
+        self.line = line
+
+
 def _over_the_line(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def operation(self: SimStore | _SimArchive, *args: Any, **kwargs: Any) -> Any:
+    async def operation(self: SimStore | _SimArchive | _SimSurvey, *args: Any, **kwargs: Any) -> Any:
         return await self.line.carry(name, args, kwargs)
 
     operation.__name__ = name
@@ -88,6 +98,8 @@ for _name, _ in inspect.getmembers(MemoryStore, inspect.iscoroutinefunction):
     setattr(SimStore, _name, _over_the_line(_name))
 for _name, _ in inspect.getmembers(MemoryArchive, inspect.iscoroutinefunction):
     setattr(_SimArchive, _name, _over_the_line(f"archive.{_name}"))
+for _name, _ in inspect.getmembers(MemorySurvey, inspect.iscoroutinefunction):
+    setattr(_SimSurvey, _name, _over_the_line(f"survey.{_name}"))
 
 
 class Tables(MemoryStore):
@@ -121,6 +133,8 @@ def execute(tables: MemoryStore, name: str, args: tuple[Any, ...], kwargs: dict[
     place: Any = tables
     if name.startswith("archive."):
         place, name = tables.archive(), name.removeprefix("archive.")
+    if name.startswith("survey."):
+        place, name = tables.survey(), name.removeprefix("survey.")
     return at_once(getattr(place, name)(*args, **kwargs))
 
 

@@ -19,7 +19,7 @@ EXACT_MAX = 2_000
 """Up to so many rows of a type are counted one by one."""
 SEEN_MIN = 4_000
 """Rows that an estimate rests on, at least."""
-FIRST_SHARDS = 4
+FIRST_SHARDS = 1
 
 # "offset 0" keeps the planner at one look into the index per shard, whatever it believes of the table's size.
 _OF_SHARD = "select {column} as value from {s}.{table} t where t.shard = s.shard and t.type = u.type offset 0"

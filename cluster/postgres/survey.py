@@ -11,6 +11,7 @@ something is very wrong.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from ...entities.definition import EntityDefinition
 from ...entities.ids import EntityId
 from ...entities.shard import shard_of
 from ...entities.store.rows import AttemptRow, HistoryRow, HostRow, ReminderKind, ReminderRow, RunRow, Suspicion
@@ -45,8 +46,9 @@ from .plainly import read_plainly
 from .reads import Reader, attempt_row, run_row
 from .sampling import Sampler
 from .statements import CLOCK
+from .views import Views
 
-INBOX_LOOK = 40
+INBOX_LOOK = 16
 """Rows of each shard's inbox that are looked at for old messages."""
 GONE_SHOWN = "interval '1 day'"
 
@@ -247,6 +249,12 @@ class PostgresSurvey:
         return {
             name: TypeTally(counted[name].get("", Tally(0)), dict(sorted(statuses[name].items()))) for name in types
         }
+
+    async def views(self) -> dict[str, str]:
+        return await Views(self._run, schema=self._schema).by_type()
+
+    async def make_views(self, definitions: Sequence[EntityDefinition]) -> list[str]:
+        return await Views(self._run, schema=self._schema).make(definitions)
 
     async def versions(self, type: str) -> dict[int, Tally]:
         sampler = await self._sampler("entities", "t.schema_version::text")

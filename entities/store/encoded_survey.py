@@ -5,7 +5,7 @@ Names, times and counts are stored in the clear, so nothing is missing without a
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..codec import CannotDecode
 from ..ids import EntityId
@@ -27,6 +27,9 @@ from .survey import (
     Troubles,
     TypeTally,
 )
+
+if TYPE_CHECKING:
+    from ..definition import EntityDefinition
 
 T = TypeVar("T")
 
@@ -74,6 +77,12 @@ class EncodedSurvey:
 
     async def tally(self, types: Sequence[str]) -> dict[str, TypeTally]:
         return await self._inner.tally(types)
+
+    async def views(self) -> dict[str, str]:
+        return await self._inner.views()
+
+    async def make_views(self, definitions: "Sequence[EntityDefinition]") -> list[str]:
+        return await self._inner.make_views(definitions)
 
     async def versions(self, type: str) -> dict[int, Tally]:
         return await self._inner.versions(type)

@@ -35,6 +35,7 @@ from .survey import (
 )
 
 if TYPE_CHECKING:
+    from ..definition import EntityDefinition
     from .memory import MemoryStore, StoredEntity
 
 T = TypeVar("T")
@@ -89,6 +90,13 @@ class MemorySurvey:
             runs = {status: Tally(count) for status, count in sorted(statuses.items())}
             found[type_name] = TypeTally(Tally(len(of_type)), runs)
         return found
+
+    async def views(self) -> dict[str, str]:
+        return {}
+
+    async def make_views(self, definitions: "Sequence[EntityDefinition]") -> list[str]:
+        del definitions  # there is no SQL
+        return []
 
     async def versions(self, type: str) -> dict[int, Tally]:
         counts = Counter(stored.schema_version for entity, stored in self._existing() if entity.type == type)

@@ -10,11 +10,14 @@ lists look at a bounded number of rows per page. So the cost of an answer does n
 """
 
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from ..ids import EntityId
 from .archive import Letter
 from .rows import AttemptRow, HistoryRow, HostRow, ReminderRow, RunRow, Suspicion
+
+if TYPE_CHECKING:
+    from ..definition import EntityDefinition
 
 T = TypeVar("T")
 
@@ -208,6 +211,17 @@ class Survey(Protocol):
 
     async def tally(self, types: Sequence[str]) -> dict[str, TypeTally]:
         """How many entities of these types there are, and what their runs do."""
+        ...
+
+    async def views(self) -> dict[str, str]:
+        """Type → name of the SQL view of its states; nothing where there is no SQL."""
+        ...
+
+    async def make_views(self, definitions: "Sequence[EntityDefinition]") -> list[str]:
+        """Make or replace the SQL views of these types, as far as there is SQL. Returns the names of those it made.
+
+        Raises StoreUnavailable if the database refuses: the role may not, or others have built on a view.
+        """
         ...
 
     async def versions(self, type: str) -> dict[int, Tally]:
