@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from ..entities.decisions import DecisionOverdue
 from ..entities.engine.loops import CallTooDeep, MessageLoop
 from ..entities.errors import (
     ActivityFailed,
@@ -208,6 +209,7 @@ TABLE: dict[type[PerdureError], Row] = {
     ActivityFailed: Row(502, "An activity failed for good"),
     ActivityHostLost: Row(502, "The host of an activity died"),
     ActivityTimeout: Row(504, "An activity ran out of time"),
+    DecisionOverdue: Row(504, "Nobody decided in time"),
     DurableAwaitInHandler: Row(500, "The handler is written wrongly"),
     NotInWorkflow: Row(500, "The handler is written wrongly"),
     NotDurable: Row(500, "The workflow is written wrongly"),

@@ -3,7 +3,7 @@
 from .activity import ActivityInfo, activity, activity_info
 from .change import deprecate_patch, patched, upgrade
 from .codec import CannotDecode, PayloadCodec
-from .decisions import DecisionOverdue, OpenDecision, decide, decision, open_decisions
+from .decisions import DecisionOverdue, OpenDecision, WorkListPage, decide, decision, open_decisions
 from .definition import Registry
 from .descriptors import handler, query, workflow
 from .durable import ReminderInfo, cancel_reminder, condition, now, random, remind, reminder_info, uuid4

@@ -44,3 +44,12 @@ async def test_the_schedule_of_the_guide(capsys: pytest.CaptureFixture[str]) -> 
 async def test_the_events_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
     names, _ = await run(block("told = await publish("), capsys)
     assert names["told"] == 2
+
+
+async def test_the_decision_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
+    definitions, calls = split_awaits(block("from perdure.entities import DecisionOverdue"))
+    names: dict[str, Any] = {"__name__": "guide"}
+    exec(definitions, names)
+    async with LocalCluster([names["Loan"]]):
+        await eval(compile(calls, "guide", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    assert capsys.readouterr().out == "approve\n"

@@ -13,7 +13,7 @@ from .worlds import delivery, gateway
 
 SEED = 4
 EVERY_KIND = (
-    "^/(entities$|livez|dead-letters|activities/.*/complete|entities/[{]type[}]($|/[{]key[}]($|/-/history))"
+    "^/(entities$|livez|dead-letters|overview|types|hosts|all-entities|reminders|schedules|audit|worklist.*|activities/.*/complete|entities/[{]type[}]($|/[{]key[}]($|/-/history))"
     "|entities/Bench/[{]key[}]/(among|fall|run/result|outside/(complete|cancel)))"
 )
 """Boundary cases of one path of every kind; the others of its kind differ by name only."""
