@@ -142,12 +142,11 @@ class _Views:
     async def types(self, request: Request, who: Principal) -> Types:
         survey = ambient_survey()
         names = sorted({*await self._type_names(survey), *(one.name for one in self._registry.built_in())})
-        views = await survey.views()
-        return Types(types=[await self._type(survey, name, views.get(name)) for name in names])
+        views, versions = await survey.views(), await survey.versions(names)
+        return Types(types=[self._type(name, versions[name], views.get(name)) for name in names])
 
-    async def _type(self, survey: Survey, name: str, view: str | None) -> TypeDescription:
+    def _type(self, name: str, versions: dict[int, Tally], view: str | None) -> TypeDescription:
         definition = self._registry.find(name)
-        versions = await survey.versions(name)
         old = [tally for version, tally in versions.items() if definition is None or version < definition.version]
         return TypeDescription(
             type=name,

@@ -256,10 +256,10 @@ class PostgresSurvey:
     async def make_views(self, definitions: Sequence[EntityDefinition]) -> list[str]:
         return await Views(self._run, schema=self._schema).make(definitions)
 
-    async def versions(self, type: str) -> dict[int, Tally]:
+    async def versions(self, types: Sequence[str]) -> dict[str, dict[int, Tally]]:
         sampler = await self._sampler("entities", "t.schema_version::text")
-        counted = await self._run(lambda session: sampler.tally(session, [type]))
-        return dict(sorted((int(version), count) for version, count in counted[type].items()))
+        counted = await self._run(lambda session: sampler.tally(session, types))
+        return {name: dict(sorted((int(version), count) for version, count in counted[name].items())) for name in types}
 
     async def _sampler(self, table: str, column: str) -> Sampler:
         return Sampler(schema=self._schema, shard_count=await self._shard_count(), table=table, column=column)

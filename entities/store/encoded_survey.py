@@ -84,8 +84,8 @@ class EncodedSurvey:
     async def make_views(self, definitions: "Sequence[EntityDefinition]") -> list[str]:
         return await self._inner.make_views(definitions)
 
-    async def versions(self, type: str) -> dict[int, Tally]:
-        return await self._inner.versions(type)
+    async def versions(self, types: Sequence[str]) -> dict[str, dict[int, Tally]]:
+        return await self._inner.versions(types)
 
     async def hosts(self) -> SurveyedHosts:
         return await self._inner.hosts()

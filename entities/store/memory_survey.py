@@ -98,9 +98,12 @@ class MemorySurvey:
         del definitions  # there is no SQL
         return []
 
-    async def versions(self, type: str) -> dict[int, Tally]:
-        counts = Counter(stored.schema_version for entity, stored in self._existing() if entity.type == type)
-        return {version: Tally(count) for version, count in sorted(counts.items())}
+    async def versions(self, types: Sequence[str]) -> dict[str, dict[int, Tally]]:
+        found: dict[str, dict[int, Tally]] = {}
+        for type_name in types:
+            counts = Counter(stored.schema_version for entity, stored in self._existing() if entity.type == type_name)
+            found[type_name] = {version: Tally(count) for version, count in sorted(counts.items())}
+        return found
 
     async def hosts(self) -> SurveyedHosts:
         store = self._store

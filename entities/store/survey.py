@@ -224,8 +224,8 @@ class Survey(Protocol):
         """
         ...
 
-    async def versions(self, type: str) -> dict[int, Tally]:
-        """How many entities of the type were last written by each schema version."""
+    async def versions(self, types: Sequence[str]) -> dict[str, dict[int, Tally]]:
+        """How many entities of these types were last written by each schema version."""
         ...
 
     async def hosts(self) -> SurveyedHosts:

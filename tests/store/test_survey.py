@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import psycopg
 import pytest
 
+from perdure.cluster.postgres import listing, sampling
 from perdure.entities.ids import EntityId
 from perdure.entities.store.rows import AttemptRow, AttemptStatus, DeadLetter, ReminderKind, RunStatus, Suspicion
 from perdure.entities.store.survey import (
@@ -98,7 +100,7 @@ async def test_counts_by_type_status_and_schema_version(world: World) -> None:
     assert tally["Order"].entities == Tally(14)
     assert tally["Order"].runs == {"failed": Tally(3), "parked": Tally(1), "running": Tally(1)}
     assert tally["Nothing"].entities == Tally(0)
-    assert await survey.versions("Account") == {2: Tally(1), 3: Tally(1)}
+    assert await survey.versions(["Account", "Nothing"]) == {"Account": {2: Tally(1), 3: Tally(1)}, "Nothing": {}}
 
 
 async def everything(world: World, limit: int, **conditions: Any) -> list[str]:
@@ -265,3 +267,73 @@ async def test_open_decisions_by_group_and_due_time(world: World) -> None:
     assert known.activity == "decision:credit"
     assert await survey.decision(C, "go/r1/6") is None
     assert await survey.decision(order(6), "go/r1/6") is None
+
+
+# --- On Postgres: what many rows change -------------------------------------------------------------------------------
+
+
+async def test_many_are_counted_by_some_of_the_shards(postgres: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "EXACT_MAX", 50)
+    monkeypatch.setattr(sampling, "SEEN_MIN", 100)
+    done = run(status=RunStatus.COMPLETED, ended_us=5)
+    await postgres.commit(*(postgres.write(order(n), runs=[done] if n % 2 else []) for n in range(400)))
+    await postgres.commit(postgres.write(C))
+    found = await postgres.store.survey().tally(["Order", "Account"])
+    entities, runs = found["Order"].entities, found["Order"].runs["completed"]
+    assert not entities.is_exact
+    assert 280 <= entities.value <= 520
+    assert 100 <= runs.value <= 300
+    assert found["Account"].entities == Tally(1)
+    monkeypatch.setattr(sampling, "SEEN_MIN", 1_000)
+    assert (await postgres.store.survey().tally(["Order"]))["Order"].entities == Tally(400), "all shards: exact"
+
+
+@pytest.mark.parametrize("examine_max", [10, 40, 10_000])
+async def test_pages_that_end_early_miss_nothing(
+    postgres: World, monkeypatch: pytest.MonkeyPatch, examine_max: int
+) -> None:
+    monkeypatch.setattr(listing, "ROUND_ROWS", 16)
+    monkeypatch.setattr(listing, "EXAMINE_MAX", examine_max)
+    wanted = [order(n) for n in range(0, 300, 37)]
+    waits = run(waiting="decision:legal")
+    rows = {order(n): reminder(order(n), "r", 1_000_000 * (n % 50), kind=ReminderKind.REMINDER) for n in range(300)}
+    await postgres.commit(
+        *(
+            postgres.write(entity, runs=[waits] if entity in wanted else [], reminders_set=[row])
+            for entity, row in rows.items()
+        )
+    )
+    assert await everything(postgres, 4, waiting="legal") == [entity.key for entity in wanted]
+    assert await everything(postgres, 4, status="running", prefix="o-00") == [
+        entity.key for entity in wanted if entity.key < "o-01"
+    ]
+    found: list[str] = []
+    after: DueCursor | None = None
+    for _ in range(300):
+        page = await postgres.store.survey().due(kind="reminder", type="Order", after=after, limit=7)
+        found += [row.entity.key for row in page.rows]
+        after = page.next
+        if after is None:
+            break
+    expected = sorted(rows.values(), key=lambda row: (row.due_us, row.entity, row.name))
+    assert found == [row.entity.key for row in expected]
+
+
+async def test_what_needs_a_person_is_found_by_an_index(postgres: World) -> None:
+    await a_troubled_namespace(postgres)
+    plans = {
+        "ix_runs_stopped": "runs where status = 'parked'",
+        "ix_runs_failed": "runs where status = 'failed' and ended_at > now() - interval '1 day' order by ended_at",
+        "ix_runs_paused": "runs where paused <> '' and ended_at is null order by started_at",
+        "ix_attempts_wedged": "attempts where status = 'retrying' and attempt >= 5 order by first_at",
+        "ix_attempts_decisions": "attempts where status = 'outside' and left(activity, 9) = 'decision:'"
+        " and activity = 'decision:legal' order by next_at",
+        "ix_dead_letters_died": "dead_letters order by died_at, type, key, message_id",
+        "ix_audit_time": "audit order by recorded_at desc",
+    }
+    with psycopg.connect(postgres.dsn) as connection:
+        connection.execute("set enable_seqscan = off")
+        connection.execute("set enable_sort = off")
+        for index, query in plans.items():
+            lines = connection.execute(f"explain select * from {postgres.namespace}.{query} limit 5".encode())
+            assert any(index in line for (line,) in lines), (index, query)

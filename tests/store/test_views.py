@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from perdure.api.database import make_views
 from perdure.cluster.postgres.views import view_name
@@ -55,7 +56,7 @@ ORDER = EntityDefinition(Order)
 
 
 def rows(world: World, view: str = "order_view") -> list[dict[str, Any]]:
-    with psycopg.connect(world.dsn, row_factory=psycopg.rows.dict_row) as connection:
+    with psycopg.connect(world.dsn, row_factory=dict_row) as connection:
         return connection.execute(f"select * from {world.namespace}.{view} order by key".encode()).fetchall()
 
 
