@@ -1,4 +1,8 @@
+import asyncio
+
 import pytest
+
+from perdure.entities.archive import ambient_survey
 
 from .conftest import World
 from .counter import Counter
@@ -13,3 +17,17 @@ async def test_entities_answer_through_hosts(world: World) -> None:
         assert await Counter.ref(f"c{number}").add(number) == number
     assert await Counter.ref("c7").get() == 7
     await Counter.ref("c1").tell("c2", 40)
+
+
+async def test_hosts_note_what_they_do(world: World) -> None:
+    await world.up(2)
+    await world.connect()
+    assert await Counter.ref("c1").add(1) == 1
+    survey = ambient_survey()
+    async with asyncio.timeout(60):
+        while len({one.incarnation for one in await survey.minutes(since_us=0)}) < 2:
+            await asyncio.sleep(0.05)
+    found = await survey.hosts()
+    assert [(one.row.status, one.last is not None) for one in found.hosts] == [("active", True)] * 2
+    assert found.unowned == 0
+    assert sum(one.shards for one in found.hosts) == found.shards
