@@ -56,8 +56,9 @@ ORDER = EntityDefinition(Order)
 
 
 def rows(world: World, view: str = "order_view") -> list[dict[str, Any]]:
-    with psycopg.connect(world.dsn, row_factory=dict_row) as connection:
-        return connection.execute(f"select * from {world.namespace}.{view} order by key".encode()).fetchall()
+    with psycopg.connect(world.dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(f"select * from {world.namespace}.{view} order by key".encode())
+        return cursor.fetchall()
 
 
 async def store(world: World, key: str, state: bytes, version: int = 1) -> None:
