@@ -49,7 +49,7 @@ from .settings import Settings
 ATTENTION_SHOWN = 10
 """Of each kind."""
 HOUR_US = 3_600_000_000
-AUDIT_EXAMINE_MAX = 2_000
+AUDIT_EXAMINE_MAX = 1_000
 """Rows of the audit that one page looks at if there are conditions that the database does not know."""
 STATUSES = get_args(EntityStatus)
 

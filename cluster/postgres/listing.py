@@ -16,9 +16,9 @@ from ...entities.store.survey import STATUS_RANK, Due, DueCursor, Listed, Listed
 from .exchange import Session
 from .plainly import read_plainly
 
-ROUND_ROWS = 10_000
+ROUND_ROWS = 5_000
 """About so many rows are looked at in one statement if there are conditions."""
-EXAMINE_MAX = 15_000
+EXAMINE_MAX = 5_000
 """A page ends when it has looked at so many."""
 
 _ENTITY = "e.shard, e.type, e.key, e.version, e.updated_at, e.schema_version"

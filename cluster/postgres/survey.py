@@ -48,7 +48,7 @@ from .sampling import Sampler
 from .statements import CLOCK
 from .views import Views
 
-INBOX_LOOK = 16
+INBOX_LOOK = 8
 """Rows of each shard's inbox that are looked at for old messages."""
 GONE_SHOWN = "interval '1 day'"
 

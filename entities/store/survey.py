@@ -5,7 +5,7 @@ runs; every method reads one committed moment (promise P8). Both implementations
 (tests/store/test_survey.py).
 
 Nothing here reads a whole table. What needs a person is rare and has partial indexes; numbers beyond a bound are "at
-least" or estimated from some of the shards, among which entities are spread evenly by their hash (error about 1 %);
+least" or estimated from some of the shards, among which entities are spread evenly by their hash (error about 2 %);
 lists look at a bounded number of rows per page. So the cost of an answer does not grow with the number of entities.
 """
 
