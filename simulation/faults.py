@@ -36,7 +36,7 @@ EVENTS = (
     "step database clock",
     "poke",
 )
-RATES = ("slow", "refused", "lost", "unanswered", "late", "call_lost", "call_unanswered", "hints_lost")
+RATES = ("slow", "refused", "lost", "unanswered", "late", "conflicting", "call_lost", "call_unanswered", "hints_lost")
 
 
 @dataclass
