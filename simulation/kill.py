@@ -1,8 +1,9 @@
 """The mutation self-test: `python -m simulation.kill [--mutant M4] [--seeds-max 2000]`.
 
 Plants each bug of mutants.py and runs seeds of the workload that it names until a checker fails; prints mutant, checker
-and how many seeds it took, and all of them as a table in the end. `--quick` takes those that few seeds kill. With `--tests` the suite is tested instead: the tests that each mutant names must fail (M1 to M8
-also on a real Postgres). A survivor is a gap in the checks: exit code 1.
+and how many seeds it took, and all of them as a table in the end. `--quick` takes those that few seeds kill. With
+`--tests` the suite is tested instead: the tests that each mutant names must fail (M1 to M8 also on a real Postgres).
+A survivor is a gap in the checks: exit code 1.
 """
 
 import argparse
@@ -71,7 +72,9 @@ def try_tests(name: str) -> Verdict:
     began = time.monotonic()
     left = surviving(name, MUTANTS[name].tests)
     killer = "" if left else ", ".join(test.rpartition("::")[2] for test in MUTANTS[name].tests)
-    return Verdict(name, "tests", killer, 0, time.monotonic() - began, f"passes nevertheless: {', '.join(left)}" if left else "")
+    return Verdict(
+        name, "tests", killer, 0, time.monotonic() - began, f"passes nevertheless: {', '.join(left)}" if left else ""
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -79,7 +79,7 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {}
 
 
-def _mutant(name: str, title: str, breaks: str, killer: str, workload: str) -> Callable[[Plant], Plant]:  # noqa: PLR0917
+def _mutant(name: str, title: str, breaks: str, killer: str, workload: str) -> Callable[[Plant], Plant]:
     """The docstring of what plants it is the mutant's note."""
 
     def add(plant: Plant) -> Plant:
