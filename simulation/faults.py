@@ -101,6 +101,8 @@ def draw_plan(rng: random.Random) -> Plan:
             plan.rates[name] = spread(rng, 0.001, 0.05)
     if "hints_lost" in plan.rates:
         plan.rates["hints_lost"] = rng.choice((0.1, 0.5, 1.0))
+    if "conflicting" in plan.rates:
+        plan.rates["conflicting"] = spread(rng, 0.02, 0.3)  # costs little: only who is named begins again
     return plan
 
 

@@ -362,7 +362,7 @@ def _no_gate(code: Surgery) -> None:
     code.put(Record, "_gate", at_once)
 
 
-@_mutant("N3", "a batch that is put back loses the turns since", "P1; I1", "A set-full", "W3")
+@_mutant("N3", "a batch that is put back loses the turns since", "P1; I1", "A set-full", "W2")
 def _lost_merge(code: Surgery) -> None:
     """A group commit was refused because of somebody else. What an innocent entity did meanwhile is not merged into
     what is tried again, but acknowledged with it.

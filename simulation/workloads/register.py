@@ -21,7 +21,7 @@ from .base import Base, together
 
 FOUND_MAX = 200
 PATIENCE_S = 10.0
-SIEGES = 0.3
+SIEGES = 0.5
 """Share of runs with a siege."""
 SIEGE_KEYS = 4
 LOOK_S = 0.3
