@@ -11,7 +11,6 @@ from perdure.entities.messages import IN_DOUBT, Envelope, Kind, Reply, Status
 from perdure.entities.testing import LocalCluster
 
 from .faults import Fault, FaultyStore
-from .scenes import Account
 from .waiting import eventually
 
 
