@@ -6,6 +6,7 @@ from .faults import EVENTS
 
 MUST = (
     *(f"event: {event}" for event in EVENTS),
+    "a handler ended its host",
     "call failed, executed",
     "call failed, not executed",
     "conflict: commit",
@@ -17,8 +18,10 @@ MUST = (
     "hint lost",
     "host fenced",
     "refused, not told",
+    "pruned",
     "reminder or timer fired after a takeover",
     "resumed",
+    "siege",
     "unknown commit found committed",
 )
 

@@ -36,7 +36,7 @@ EVENTS = (
     "step database clock",
     "poke",
 )
-RATES = ("slow", "refused", "lost", "unanswered", "late", "call_lost", "call_unanswered", "hints_lost")
+RATES = ("slow", "refused", "lost", "unanswered", "late", "call_lost", "call_unanswered", "hints_lost", "conflicting")
 
 
 @dataclass
@@ -96,11 +96,13 @@ def draw_plan(rng: random.Random) -> Plan:
     plan.events = tuple(event for event in EVENTS if chance(rng, 0.35))
     plan.every_s = spread(rng, 0.1, 3.0)
     plan.events_max = rng.choice((2, 5, 10, 20))
-    for name in RATES:
+    for name in RATES[:-1]:
         if chance(rng, 0.3):
             plan.rates[name] = spread(rng, 0.001, 0.05)
     if "hints_lost" in plan.rates:
         plan.rates["hints_lost"] = rng.choice((0.1, 0.5, 1.0))
+    if chance(rng, 0.3):  # last, so that it shifts no other draw
+        plan.rates["conflicting"] = spread(rng, 0.02, 0.3)  # costs little: only who is named begins again
     return plan
 
 

@@ -4,7 +4,10 @@ All draws of delays and fates are made here; how likely they are is the plan's (
 """
 
 import random
+from collections.abc import Sequence
 from enum import Enum
+
+from perdure.entities.ids import EntityId
 
 from .choices import chance, spread
 from .loop import Node, SimLoop
@@ -32,6 +35,8 @@ class Troubles:
         self.lost = 0.0
         self.unanswered = 0.0
         self.late = 0.0
+        self.conflicting = 0.0
+        """A commit is refused because of one of its entities, as if another had written it and been undone."""
         self.call_lost = 0.0
         """A call of an actor fails and was not executed."""
         self.call_unanswered = 0.0
@@ -139,6 +144,10 @@ class Net:
     def lateness(self) -> float:
         """How long a packet may be on its way."""
         return spread(self._rng, 0.01, 5.0)
+
+    def conflict(self, entities: Sequence[EntityId]) -> list[EntityId]:
+        """Those of a commit that somebody else holds at this moment: mostly none, else one."""
+        return [self._rng.choice(entities)] if entities and chance(self._rng, self.troubles.conflicting) else []
 
     def is_call_lost(self) -> bool:
         return chance(self._rng, self.troubles.call_lost)

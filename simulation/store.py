@@ -248,6 +248,7 @@ class _SimLine:
             fate = net.fate_on_the_way()
         if fate is Fate.ANSWERED:
             try:
+                self._meet_others(name, args)
                 result, error = db.apply(node, name, args, kwargs, told=True), None
             except PerdureError as refused:
                 result, error = None, refused
@@ -259,6 +260,16 @@ class _SimLine:
         elif fate is Fate.UNANSWERED:
             self._unheard(name, args, kwargs)
         db.loop.deliver(node, net.patience(), _fail, answer, f"{name}: the connection broke", name in WRITES)
+
+    def _meet_others(self, name: str, args: tuple[Any, ...]) -> None:
+        """Raises WriteConflict if a commit meets another writer of one of its entities."""
+        if name != "commit":
+            return
+        met = self._db.net.conflict([write.entity for write in args[0].writes])
+        if met:
+            self._db.seen["conflict: commit"] += 1
+            self._db.loop.trace(f"{self._node.name} commit refused conflict with {met[0]}")
+            raise WriteConflict(f"{met[0]} is not as expected", entities=met)
 
     def _late(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._db.late -= 1

@@ -97,8 +97,12 @@ class Suspects:
     # --- ways in; each says whether it has taken charge ---
 
     def is_old(self, envelope: Envelope) -> bool:
-        """Whether a stored message was there when the shard was taken over."""
-        return envelope.position <= self.taken_us(envelope.entity)
+        """Whether a stored message was there when the shard was taken over.
+
+        Its position is by its sender's clock: what lies in the future does not tell when it came, so it counts as old.
+        """
+        taken_us = self.taken_us(envelope.entity)
+        return envelope.position <= taken_us or (taken_us > 0 and envelope.position > self._engine.now_us())
 
     def holds(self, activation: "Record", delivery: Delivery) -> bool:
         """Hold a message that has to wait for its outcome to be looked up anyway."""

@@ -21,7 +21,7 @@ from .base import Base, together
 
 FOUND_MAX = 200
 PATIENCE_S = 10.0
-SIEGES = 0.3
+SIEGES = 0.5
 """Share of runs with a siege."""
 SIEGE_KEYS = 4
 LOOK_S = 0.3
@@ -132,7 +132,7 @@ class Registers(Base):
         register = Register.ref(key)
         await self.call(world, caller, register, "look", None, register.look.options(timeout=LOOK_S))
 
-    async def _write(self, world: Driver, caller: Caller, key: str, value: int, limit: float | None) -> None:  # noqa: PLR0917
+    async def _write(self, world: Driver, caller: Caller, key: str, value: int, limit: float | None) -> None:
         register = Register.ref(key)
         write = register.write.options(timeout=limit)
         await self.call(world, caller, register, "write", {"value": value}, lambda: write(value))

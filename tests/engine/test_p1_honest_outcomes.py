@@ -6,11 +6,11 @@ import pytest
 
 from perdure.entities import CallTimeout, Entity, Unavailable, workflow
 from perdure.entities.client import use
+from perdure.entities.ids import EntityId
 from perdure.entities.messages import IN_DOUBT, Envelope, Kind, Reply, Status
 from perdure.entities.testing import LocalCluster
 
 from .faults import Fault, FaultyStore
-from .scenes import Account
 from .waiting import eventually
 
 
@@ -60,11 +60,11 @@ async def test_what_was_in_an_unknown_commit_when_its_shard_left_is_not_said_to_
     cluster: LocalCluster, store: FaultyStore
 ) -> None:
     """Found by simulation (W5, seed 37): its client was told "not applied" in the end, and it was."""
-    engine, entity = cluster.engines[0], Account.ref("a").entity_id
+    engine, entity = cluster.engines[0], EntityId("Account", "a")
     replies: list[Reply] = []
     store.hold_commits()
     for number in (1, 2):  # one in the commit; one that never ran
-        message = Envelope(f"m{number}", *entity, Kind.CALL, "deposit", b'{"amount": 5}', "me", number)
+        message = Envelope(f"m{number}", entity.type, entity.key, Kind.CALL, "deposit", b'{"amount": 5}', "me", number)
         engine.deliver(message, replies.append)
         await store.waiting.wait()
     store.faults.append(Fault.AFTER)

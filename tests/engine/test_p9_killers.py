@@ -201,6 +201,17 @@ async def test_a_stored_killer_is_dead_lettered_and_innocents_are_applied_once(
     assert doom.deaths == deaths
 
 
+async def test_a_killer_whose_sender_is_ahead_of_time_is_bounded_as_well(
+    cluster: LocalCluster, store: CountingStore
+) -> None:
+    """Found by simulation (W11, seed 20131): it counted as newer than each takeover, so no host suspected it."""
+    ahead_us = await store.clock_us() + 3_600_000_000
+    store._deliver([Envelope("k", F.type, F.key, Kind.SEND, "kill", b"{}", "client", ahead_us)])
+    await eventually(lambda: store.dead_letters)
+    assert 2 <= doom.deaths <= POINTS_MAX
+    assert store.waiting_messages() == []
+
+
 async def test_a_call_that_kills_is_answered_with_a_definite_error(cluster: LocalCluster, store: CountingStore) -> None:
     call = Fragile.ref("f").kill.options(idempotency_key="k")
     with pytest.raises(HostKilled, match=r"Fragile/f\.kill is refused for good.*nothing was changed"):

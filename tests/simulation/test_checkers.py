@@ -45,6 +45,7 @@ from simulation.checkers import (
     one_effect,
     quiescent,
     results_agree,
+    seen_at_once,
     served,
     set_full,
     set_report,
@@ -247,6 +248,13 @@ def judged(*ops: Op, audit: Audit = CELLS) -> list[Violation]:
     return version_order(ops, audit, CELL, queries=["look"])
 
 
+def test_a_transaction_is_seen_from_its_commit_on() -> None:
+    entity = EntityId("Vault", "v")
+    reads = [Op(0, "c", entity, "look", None, 2.0, 2.1, Came.OK, versions=[3]), Op(1, "c", entity, "look", None, 9.0)]
+    assert seen_at_once([(1.0, entity, 3), (2.05, entity, 4), (1.0, EntityId("Vault", "w"), 9)], reads) == []
+    told(seen_at_once([(1.9, entity, 4)], reads), "C version order", "version 4 was committed at 1.900 s, read was 3")
+
+
 def test_an_order_that_is_right() -> None:
     assert judged(write(5, 0, 0), look(5, 1, 2), write(6, 5, 4), look(6, 2, 6)) == []
     assert judged(write(6, 5, 0), write(5, 0, 0.5)) == [], "what overlaps may be in any order"
@@ -368,6 +376,8 @@ def test_the_witness() -> None:
     told(witness_join([*log, Seen_(9, Seen.SETTLED, "s", 3, '"v1"')]), "two outcomes")
     told(witness_join(seen((Seen.START, "s", ""), (Seen.SETTLED, "s", '"v9"'))), "no attempt returned")
     told(results_agree({"state": ["v1"]}, log), "no committed result")
+    told(witness_join(log, is_told=True), "G witness", "began before a commit had asked for it")
+    assert witness_join([Seen_(-1, Seen.ASKED, "s"), *log], is_told=True) == []
 
 
 def test_journals() -> None:

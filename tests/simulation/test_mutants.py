@@ -4,6 +4,8 @@ All of them, one after the other: `python -m simulation.kill` and `python -m sim
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from perdure.cluster.postgres import directory, janitor, reads, statements
 from perdure.entities.engine.activation import Activation
 from perdure.entities.engine.turns.record import Record
 from perdure.entities.store.memory import MemoryStore
+from simulation.catalogue import workloads
+from simulation.kill import QUICK
 from simulation.killers import surviving
 from simulation.mutants import MUTANTS, Mutant
 from simulation.surgery import Stale, Surgery
@@ -35,6 +39,20 @@ def test_it_fits_the_code_and_leaves_nothing_behind(mutant: Mutant) -> None:
         with mutant.planted():
             pass
         assert code_as_it_is() == before
+
+
+@pytest.mark.timeout(250)
+def test_a_few_seeds_kill_the_easy_ones() -> None:
+    """All of them: `make mutants`, results in docs/reports/mutants.md."""
+    command = [sys.executable, "-m", "simulation.kill", "--quick", "--jobs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert not done.returncode, f"{done.stdout[-3_000:]}\n{done.stderr[-2_000:]}"
+    assert f"OK: all killed ({len(QUICK)} mutants)" in done.stdout
+    assert done.stdout.count("\n| ") == len(QUICK) + 1, "the table"
+
+
+def test_every_mutant_names_a_workload() -> None:
+    assert {mutant.workload for mutant in MUTANTS.values()} <= set(workloads())
 
 
 def test_the_list_of_the_reference_is_complete_and_names_its_killers() -> None:

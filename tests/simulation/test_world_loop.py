@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from perdure.entities.ids import EntityId
 from simulation.loop import Node, Overrun, SimLoop, here
+from simulation.net import Net
 
 
 def new_loop(seed: int = 0) -> SimLoop:
@@ -142,3 +144,28 @@ def test_an_exception_that_nobody_catches_is_noted() -> None:
         await asyncio.sleep(0.1)
 
     assert "ZeroDivisionError" in play(main).errors[0]
+
+
+def test_processes_that_are_parted_do_not_reach_each_other_nor_their_successors() -> None:
+    loop = new_loop()
+    net = Net(loop, random.Random(0))
+    client, first, second = Node("client-0#1", "outside"), Node("supervisor#2", "m"), Node("supervisor#7", "m")
+    net.part("client-0", "supervisor")
+    assert not net.connects(client, first)
+    assert not net.connects(second, client)
+    assert net.connects(Node("client-1#3", "outside"), first)
+    net.unite("supervisor", "client-0")
+    assert net.connects(client, second)
+    loop.close()
+
+
+def test_a_commit_meets_another_writer_at_the_rate_of_the_plan() -> None:
+    loop = new_loop()
+    net = Net(loop, random.Random(0))
+    entities = [EntityId("E", "a"), EntityId("E", "b")]
+    assert not any(net.conflict(entities) for _ in range(50))
+    net.troubles.conflicting = 0.5
+    met = [net.conflict(entities) for _ in range(50)]
+    assert {tuple(names) for names in met} == {(), (entities[0],), (entities[1],)}
+    assert net.conflict([]) == []
+    loop.close()
