@@ -104,8 +104,8 @@ _REMINDER = (
 )
 _REMINDERS = f"{_REMINDER} order by name"
 _DUE = f"{_REMINDER} order by due_at, name{_FIRST}"
-_LIVE_JOURNAL = f"""
-select j.workflow, j.run_id, j.number, j.version, j.entry from {{s}}.journal j join {{s}}.runs r
+_LIVE_JOURNAL = """
+select j.workflow, j.run_id, j.number, j.version, j.entry from {s}.journal j join {s}.runs r
     on r.shard = j.shard and r.type = j.type and r.key = j.key and r.workflow = j.workflow and r.run_id = j.run_id
 where j.shard = $1::int4 and j.type = $2::text and j.key = $3::text and r.status in ('running', 'parked')
 order by j.number desc, j.workflow limit $4::int8"""

@@ -77,7 +77,7 @@ function sequenceOf(address, some) {
   const others = [...new Set(shown.map((one) => one.other))].slice(0, 6);
   const width = Math.max(640, 190 * (others.length + 1));
   const step = width / (others.length + 1);
-  const columns = [address, ...others];
+  const columns = [address, ...others].sort((a, b) => (b === "outside") - (a === "outside"));
   const x = (name) => step * (columns.indexOf(name) + 0.5);
   const height = 40 + shown.length * ROW + 10;
   return s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The last ${shown.length} messages between ${address} and ${others.length} others, in order` },

@@ -15,7 +15,7 @@ export async function make(entity, place) {
   kind.addEventListener("change", () => { limit = PAGE; entity.look(); });
   const save = async () => {
     download(`${entity.type}-${entity.key}.json`, JSON.stringify(await entity.get(entity.at("-", "export")), null, 1));
-    say("Saved: everything that is retained, for `perdure replay` or import_entity()");
+    say("Saved: everything that is retained, for perdure replay or import_entity()");
   };
   place.append(h("div", { class: "filters" }, labelled("Kind of event", kind), button("Download everything", save, () => {}, { key: "download" })), list);
   return async (now) => {

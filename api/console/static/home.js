@@ -45,7 +45,7 @@ function attentionList(found, look) {
       const key = `${one.kind} ${one.type}/${one.key} ${one.message_id || one.operation || one.name}`;
       return h("li", { class: BAD.has(one.kind) ? "bad" : null, "data-row": key },
         h("div", { class: "what" }, badge(one.kind), entityLink(one.type, one.key, tabOf(one)), h("span", { class: "soft" }, [one.workflow, one.name].filter(Boolean).join(" · ")),
-          one.attempts > 0 && h("span", { class: "soft" }, `${number(one.attempts)} attempts`), one.since && h("span", { class: "soft" }, "since ", when(one.since)),
+          one.attempts > 0 && h("span", { class: "soft" }, `${number(one.attempts)} ${one.attempts === 1 ? "attempt" : "attempts"}`), one.since && h("span", { class: "soft" }, "since ", when(one.since)),
           one.next_at && h("span", { class: "soft" }, "next try ", when(one.next_at))),
         h("div", { class: "error" }, one.reason),
         h("div", { class: "buttons" }, remedy(one, look, key)));

@@ -3,7 +3,7 @@
 import { path, post } from "./api.js";
 import { button, capital } from "./actions.js";
 import { h } from "./dom.js";
-import { addressLink, badge, entityLink, when } from "./format.js";
+import { addressLink, badge, entityPath, when } from "./format.js";
 import { listPage } from "./lists.js";
 import { act, table } from "./ui.js";
 
@@ -11,14 +11,14 @@ const TYPE = "PerdureSchedule";
 
 export const show = (here) => listPage(here, {
   title: "Schedules",
-  about: "What is started at times. Made in code, with `perdure schedule create`, or over HTTP.",
+  about: "What is started at times. Made in code, with perdure schedule create, or over HTTP.",
   route: "schedules",
   rowsOf: (answer) => answer.schedules,
   none: "There are no schedules.",
   draw: (rows, look) => h("div", { class: "scroll" }, table("Schedules", [
-    ["Schedule", (one) => [entityLink(TYPE, one.name), " ", one.is_paused && badge("paused")]],
+    ["Schedule", (one) => [h("a", { href: entityPath(TYPE, one.name), "data-key": one.name }, one.name), " ", one.is_paused && badge("paused")]],
     ["When", (one) => h("code", null, one.when)],
-    ["Starts", (one) => addressLink(one.target)],
+    ["Starts", (one) => targetOf(one.target)],
     ["Next", (one) => (one.is_paused ? h("span", { class: "soft" }, one.paused_reason || "paused") : when(one.next_at)), "tight"],
     ["Last", (one) => [when(one.last_at), " ", one.last_status && badge(one.last_status), one.last_error && h("div", { class: "error" }, one.last_error)]],
     ["Running", (one) => one.running, "right tight"],
@@ -26,6 +26,12 @@ export const show = (here) => listPage(here, {
       button(capital(action), () => change(one, action), look, { key: `${action}-${one.name}` }))), "tight"],
   ], rows, (one) => one.name)),
 });
+
+/** `Type/key.member`: a key may hold dots, a member may not. */
+function targetOf(target) {
+  const dot = target.lastIndexOf(".");
+  return [addressLink(target.slice(0, dot)), h("span", { class: "soft" }, target.slice(dot))];
+}
 
 const change = (one, action) =>
   act({

@@ -16,7 +16,7 @@ const ASKED = new Set(["scheduled", "timer_started", "waiting"]);
 export async function make(entity, place) {
   const picture = h("div", { class: "card picture" });
   const even = h("input", { type: "checkbox" });
-  const list = h("div", { class: "scroll" });
+  const list = h("div", { class: "scroll events" });
   place.append(picture, h("label", { class: "check" }, even, "Real scale (long waits are shortened otherwise)"), list);
   let pages = 1;
   let last = null;
@@ -53,7 +53,7 @@ const eventTable = (events) =>
   table("Events, the newest first", [
     ["Time", (event) => h("time", { datetime: event.at, title: full(event.at) }, clock(event.at)), "tight"],
     ["What", (event) => what(event), "tight"],
-    ["Name", (event) => [event.name, event.operation !== undefined && h("span", { class: "soft" }, ` #${event.operation}`)]],
+    ["Name", (event) => [event.name || event.kind, event.operation !== undefined && h("span", { class: "soft" }, ` #${event.operation}`)]],
     ["Details", details],
     ["Version", (event) => event.version, "right tight"],
   ], events.toReversed(), (_, at) => String(events.length - 1 - at));
@@ -188,7 +188,7 @@ function drawLane(lane, y, left, width, choose) {
       const from = left(bar.from);
       const size = Math.max(5, left(bar.to) - from);
       const height = lane.kind === "run" ? 6 : 13;
-      return s("g", { class: `${bar.tone}${bar.isOpen ? " open" : ""}`, "data-event": bar.at, on: { click: () => choose(bar.at) } },
+      return s("g", { class: bar.tone, "data-event": bar.at, on: { click: () => choose(bar.at) } },
         s("title", null, `${bar.title}, ${duration(Math.max(0, (bar.to - bar.from) / 1000))}${bar.isOpen ? " so far" : ""}`),
         s("rect", { x: from, y: middle - height / 2, width: size, height, rx: 3, class: bar.isOpen ? "pulse" : null }),
         bar.failed && [s("path", { class: "cross", d: `M${from + size + 5} ${middle - 4}l8 8m0-8l-8 8` }), s("text", { x: from + size + 17, y: middle + 4 }, `${bar.failed}×`)]);

@@ -90,9 +90,15 @@ export async function act({ title, about, verb, tone, more = [], done, run }) {
 export const table = (caption, columns, rows, keyOf = (_, at) => String(at)) =>
   h("table", null,
     h("caption", { class: "hidden" }, caption),
-    h("thead", null, h("tr", null, columns.map(([heading, , kind]) => h("th", { scope: "col", class: kind }, heading)))),
+    h("thead", null, h("tr", null, columns.map(([heading, , kind]) => (heading ? h("th", { scope: "col", class: kind }, heading) : h("td", { class: kind }))))),
     h("tbody", null, rows.map((row, at) => h("tr", { "data-row": keyOf(row, at) },
-      columns.map(([heading, cell, kind]) => h("td", { class: kind, "data-label": typeof heading === "string" ? heading : undefined }, cell(row)))))));
+      columns.map(([heading, cell, kind]) => dataCell(typeof heading === "string" ? heading : "", kind, [cell(row)].flat(Infinity).filter(isShown)))))));
+
+const isShown = (one) => one !== null && one !== undefined && one !== false && one !== "";
+
+/** One element inside, so that a narrow window can put the label beside it. */
+const dataCell = (label, kind, content) =>
+  content.some((one) => one !== " ") ? h("td", { class: kind, "data-label": label }, h("div", null, content)) : h("td", { class: kind });
 
 /** JSON as a foldable tree. */
 export function json(value, name, depth = 0) {
