@@ -175,6 +175,7 @@ def _type_name(chosen: type[Entity] | str | None) -> str:
 
 
 def letter_info(letter: Letter) -> DeadLetterInfo:
+    """A stored dead letter for people."""
     envelope, attempts, error = letter.letter
     return DeadLetterInfo(
         type=envelope.type,

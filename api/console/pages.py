@@ -74,7 +74,7 @@ def _serve(page: _Page) -> Callable[[Request], Awaitable[Response]]:
     return serve
 
 
-async def _to_the_page(request: Request) -> Response:
+async def _to_the_page(_: Request) -> Response:
     return RedirectResponse("console/", headers=_HEADERS)  # relative: also right behind a proxy that adds a prefix
 
 
