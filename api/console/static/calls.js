@@ -31,7 +31,7 @@ export function exchanges(address, events) {
 
 export async function make(entity, place) {
   const tree = h("section", { class: "card tree", "aria-label": "Tree of calls" });
-  const sequence = h("section", { class: "card picture", "aria-label": "Sequence of messages" });
+  const sequence = h("section", { class: "card picture", "aria-label": "Sequence of messages", tabindex: 0 });
   place.append(tree, sequence);
   const address = `${entity.type}/${entity.key}`;
   return async (now) => {

@@ -49,6 +49,17 @@ export async function make(entity, place) {
     ]);
   }
 
+  /** Turns that leave the state alone keep no copy of it: the present one would seem to have changed nothing. */
+  let compared = [0, false];
+  async function isLikeTheLastKept(now) {
+    if (versions.length < 2) return false;
+    if (compared[0] !== now.version) {
+      const found = await entity.get(entity.atWith({ from: versions.at(-2)[0], to: now.version }, "-", "diff")).catch(() => null);
+      compared = [now.version, found?.changes.length === 0];
+    }
+    return compared[1];
+  }
+
   return async (now) => {
     edit.disabled = !now?.version;
     if (!now?.version) return void refresh(states, "nothing", nothing);
@@ -56,6 +67,7 @@ export async function make(entity, place) {
     const kept = new Map(found.events.filter((event) => event.has_state && event.version < now.version).map((event) => [event.version, event.at]));
     versions = [...kept].sort(([a], [b]) => a - b);
     versions.push([now.version, now.updated_at]);
+    if (await isLikeTheLastKept(now)) versions.splice(-2, 1);
     slider.max = String(versions.length - 1);
     slider.disabled = versions.length < 2;
     if (isLatest) slider.value = slider.max;

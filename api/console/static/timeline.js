@@ -14,7 +14,7 @@ const OUTCOMES = new Set(["completed", "failed", "timer_fired", "received", "con
 const ASKED = new Set(["scheduled", "timer_started", "waiting"]);
 
 export async function make(entity, place) {
-  const picture = h("div", { class: "card picture" });
+  const picture = h("div", { class: "card picture", role: "group", "aria-label": "Picture", tabindex: 0 }); // it scrolls in a narrow window
   const even = h("input", { type: "checkbox" });
   const list = h("div", { class: "scroll events" });
   place.append(picture, h("label", { class: "check" }, even, "Real scale (long waits are shortened otherwise)"), list);

@@ -23,7 +23,7 @@ export async function make(entity, place) {
   function draw() {
     refresh(list, chosen?.name, () => Object.entries(GROUPS).map(([kind, label]) => {
       const some = members.filter((member) => member.kind === kind);
-      return some.length > 0 && [h("li", null, h("h3", null, label)), some.map((member) => h("li", { "data-row": member.name },
+      return some.length > 0 && [h("li", null, h("h2", null, label)), some.map((member) => h("li", { "data-row": member.name },
         h("a", { href: `${entityPath(entity.type, entity.key, "try")}/${encodeURIComponent(member.name)}`, "data-key": member.name, "aria-current": member === chosen ? "true" : null,
           on: { click: (event) => { event.preventDefault(); choose(member); } } }, member.name)))];
     }));
