@@ -59,5 +59,5 @@ function memberForm(entity, member) {
       button.disabled = false;
     }
   });
-  return [h("h2", null, member.name), member.description && h("p", { class: "soft" }, member.description), element, answer];
+  return [h("h2", null, member.name), member.description ? h("p", { class: "soft" }, member.description) : "", element, answer];
 }
