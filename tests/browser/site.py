@@ -167,7 +167,7 @@ class Site:
 
     @contextmanager
     def served(self, key: str = "", *, beside: "Site | None" = None) -> Generator["Site"]:
-        """`beside`: a site that goes on: activities find their entities by the process's own client, so it is put back."""
+        """`beside`: a site that goes on; activities find their entities by the process's client, so it is put back."""
         thread = threading.Thread(target=lambda: asyncio.run(self._serve(key)), daemon=True)
         thread.start()
         assert self._is_up.wait(START_S)

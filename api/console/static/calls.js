@@ -36,7 +36,7 @@ export async function make(entity, place) {
   const address = `${entity.type}/${entity.key}`;
   return async (now) => {
     if (!now) return void refresh(tree, "nothing", nothing);
-    const found = await entity.get(entity.atWith({ limit: EVENTS, newest_first: true }, "-", "history"));
+    const found = await entity.history({ limit: EVENTS });
     const some = exchanges(address, found.events.toReversed());
     refresh(tree, [some, now.runs.map((run) => [run.parent, run.chain, run.children])], () => {
       const callers = [...new Set(some.filter((one) => !one.isOut && one.other !== "outside").map((one) => one.other))];

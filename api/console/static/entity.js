@@ -39,6 +39,8 @@ export async function show(here) {
     at: (...rest) => path(["entities", type, key, ...rest]),
     atWith: (conditions, ...rest) => path(["entities", type, key, ...rest], conditions),
     get: (where) => get(where, here.signal),
+    /** Its newest events; asked for again only if something has changed since. */
+    history: (conditions) => remembered(entity, { newest_first: true, ...conditions }),
     now: null,
   };
   const view = await module.make(entity, body);
@@ -53,6 +55,15 @@ export async function show(here) {
     refresh(facts, now && [now.version, now.updated_at, now.runs.map((run) => [run.workflow, run.status, run.paused])], () => head(now));
     await view(now);
   }, EVERY_MS);
+}
+
+async function remembered(entity, conditions) {
+  const { now, last } = entity;
+  const asked = JSON.stringify([conditions, now && [now.version, now.runs, now.inbox.length, now.dead_letters.length]]);
+  if (last?.asked === asked) return last.found;
+  const found = await entity.get(entity.atWith(conditions, "-", "history"));
+  entity.last = { asked, found };
+  return found;
 }
 
 function head(now) {

@@ -19,7 +19,7 @@ export async function make(entity, place) {
   };
   place.append(h("div", { class: "filters" }, labelled("Kind of event", kind), button("Download everything", save, () => {}, { key: "download" })), list);
   return async (now) => {
-    const found = await entity.get(entity.atWith({ limit, newest_first: true, kind: kind.value }, "-", "history"));
+    const found = await entity.history({ limit, kind: kind.value });
     refresh(list, [now?.version ?? 0, found], () => [
       found.events.length ? found.events.map((event, at) => json(event, String(at))) : h("p", { class: "soft" }, "No such events are retained."),
       found.next !== null && limit < 1_000 && more(() => { limit += PAGE; entity.look(); }),

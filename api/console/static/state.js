@@ -63,7 +63,7 @@ export async function make(entity, place) {
   return async (now) => {
     edit.disabled = !now?.version;
     if (!now?.version) return void refresh(states, "nothing", nothing);
-    const found = await entity.get(entity.atWith({ limit: EVENTS, newest_first: true }, "-", "history"));
+    const found = await entity.history({ limit: EVENTS });
     const kept = new Map(found.events.filter((event) => event.has_state && event.version < now.version).map((event) => [event.version, event.at]));
     versions = [...kept].sort(([a], [b]) => a - b);
     versions.push([now.version, now.updated_at]);

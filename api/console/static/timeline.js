@@ -41,7 +41,7 @@ export async function make(entity, place) {
 
   return async (now) => {
     if (!now) return void refresh(list, "nothing", nothing);
-    const found = await entity.get(entity.atWith({ limit: Math.min(1_000, PAGE * pages), newest_first: true }, "-", "history"));
+    const found = await entity.history({ limit: Math.min(1_000, PAGE * pages) });
     last = [now, found.events.toReversed(), found.next === null || PAGE * pages >= 1_000];
     draw();
   };

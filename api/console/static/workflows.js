@@ -8,13 +8,14 @@ import { causes } from "./timeline.js";
 import { empty, json, table, value } from "./ui.js";
 
 const JOURNAL = 300;
+const DECISION = "decision:";
 
 export async function make(entity, place) {
   const list = h("div", { class: "stack" });
   place.append(list);
   return async (now) => {
     if (!now) return void refresh(list, "nothing", nothing);
-    const found = now.runs.length ? await entity.get(entity.atWith({ limit: JOURNAL, newest_first: true }, "-", "history")) : { events: [] };
+    const found = now.runs.length ? await entity.history({ limit: JOURNAL }) : { events: [] };
     const journal = found.events.filter((event) => event.run_id);
     refresh(list, [now.runs, journal.length, now.version], () => now.runs.length
       ? now.runs.map((run) => runCard(entity, run, journal.filter((event) => event.run_id === run.run_id)))
@@ -61,11 +62,13 @@ function outcome(run) {
 function operationBox(entity, about, one, isParked, look) {
   const key = `${about.workflow}-${one.number}`;
   const label = one.name || one.kind;
+  const isDecision = label.startsWith(DECISION);
   const canRetry = one.status === "retrying" || one.status === "paused";
   return h("div", { class: "operation", "data-row": key },
     h("div", { class: "head" },
       h("strong", null, one.kind === label ? label : `${one.kind} ${label}`), h("span", { class: "soft" }, `#${one.number}`), badge(one.status),
-      one.kind === "activity" && !isParked && h("div", { class: "buttons" },
+      isDecision && h("div", { class: "buttons" }, h("a", { href: `#/worklist?group=${encodeURIComponent(label.slice(DECISION.length))}` }, "Decide on the work list")),
+      one.kind === "activity" && !isDecision && !isParked && h("div", { class: "buttons" },
         canRetry && button("Retry now", () => retry(about, one.number, label), look, { tone: "primary", key: `${key}-retry` }),
         button("Complete with…", () => complete(about, one.number, label), look, { key: `${key}-complete` }),
         button("Fail…", () => fail(about, one.number, label), look, { tone: "danger", key: `${key}-fail` })),
