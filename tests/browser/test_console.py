@@ -227,8 +227,23 @@ def test_an_edit_of_a_state_that_has_moved_on_is_refused(page: Page, site: Site)
     site.run(Gate.ref("moving").shut("eve"))
     box.get_by_role("button", name="Save").click()
     expect(box.get_by_role("alert")).to_contain_text("version")
-    box.get_by_role("button", name="Cancel").click()
+    box.get_by_role("button", name="Back").click()
     expect(page.get_by_role("region", name="State")).to_contain_text("opened: 0")
+
+
+def test_a_run_is_cancelled_and_run_again(page: Page, site: Site) -> None:
+    site.run(Claim.ref("c-3").settle.start(300))
+    open_page(page, "entity/Claim/c-3/workflows", "Claim/c-3")
+    run = page.get_by_role("region", name="Workflow settle")
+    run.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(run).to_contain_text("cancelled")
+    run.get_by_role("button", name="Rerun").click()
+    give_reason(page, "Rerun", "too early")
+    expect(run.get_by_role("link", name="Decide on the work list")).to_be_visible()
+    run.get_by_role("button", name="Terminate").click()
+    give_reason(page, "Terminate", "a test")
+    expect(run).to_contain_text("terminated")
 
 
 def test_a_bulk_action_shows_what_it_hits_before_it_does(page: Page, site: Site) -> None:

@@ -24,8 +24,9 @@ export const onRun = (run, action) =>
     about: ABOUT[action],
     verb: capital(action),
     tone: TONE[action],
+    keepsReason: action !== "cancel",
     done: `${capital(action)}: applied to ${nameOf(run)}`,
-    run: (why) => post(runPath(run, action), action === "cancel" ? {} : action === "terminate" ? { reason: why.reason } : why),
+    run: (why) => post(runPath(run, action), action === "terminate" ? { reason: why.reason } : why),
   });
 
 export const retry = (run, operation, name) =>

@@ -152,13 +152,14 @@ async function bulk(action, rows, done) {
   const failures = [];
   const ok = await act({
     title: `${capital(action)} ${number(hits.length)} runs`,
-    about: hits.length < rows.length ? `${rows.length - hits.length} of the selected entities have no workflow run and are left out.` : "One request for each; the reason stands in the history of each.",
+    about: hits.length < rows.length ? `${rows.length - hits.length} of the selected entities have no workflow run and are left out.` : "One request for each.",
     verb: `${capital(action)} ${number(hits.length)}`,
+    keepsReason: action !== "cancel",
     tone: action === "pause" || action === "resume" ? "primary" : "danger",
     done: `${capital(action)}: sent to ${number(hits.length)} runs`,
     more: [h("ul", { class: "card mono", "aria-label": "What this hits" }, hits.slice(0, PREVIEW).map((row) => h("li", null, `${row.type}/${row.key}.${row.workflow}`)), hits.length > PREVIEW && h("li", { class: "soft" }, `… and ${number(hits.length - PREVIEW)} more`))],
     async run(why) {
-      const body = action === "cancel" ? {} : action === "terminate" ? { reason: why.reason } : why;
+      const body = action === "terminate" ? { reason: why.reason } : why;
       for (const row of hits) {
         try {
           await post(path(["entities", row.type, row.key, row.workflow, action]), body);

@@ -40,7 +40,7 @@ export function dialog({ title, about, body = [], verb, tone = "primary", onSubm
     const titleId = newId("title");
     const form = h("form", { method: "dialog" },
       h("h2", { id: titleId }, title), about && h("p", { class: "soft" }, about), body, trouble,
-      h("p", { class: "buttons" }, h("button", { type: "button", on: { click: () => box.close() } }, verb ? "Cancel" : "Close"), button));
+      h("p", { class: "buttons" }, h("button", { type: "button", on: { click: () => box.close() } }, verb ? "Back" : "Close"), button));
     const box = h("dialog", { "aria-labelledby": titleId }, form);
     let result = null;
     form.addEventListener("submit", async (event) => {
@@ -78,10 +78,10 @@ export function whyFields() {
   };
 }
 
-/** Ask for a reason, then act. True if it was done. */
-export async function act({ title, about, verb, tone, more = [], done, run }) {
+/** Ask for a reason (where one is kept), then act. True if it was done. */
+export async function act({ title, about, verb, tone, more = [], done, run, keepsReason = true }) {
   const why = whyFields();
-  const ok = await dialog({ title, about, verb, tone, body: [more, why.fields], onSubmit: () => run(why.read()) });
+  const ok = await dialog({ title, about, verb, tone, body: [more, keepsReason && why.fields], onSubmit: () => run(keepsReason ? why.read() : {}) });
   if (ok) say(done ?? `${verb}: done`);
   return Boolean(ok);
 }
