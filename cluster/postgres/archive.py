@@ -124,6 +124,7 @@ where ($1::text = '' or type = $1::text) and ($2::text = '' or key = $2::text)
         to_timestamp(0) + $4::int8 * interval '1 microsecond', $5::text collate "C", $6::text collate "C",
         $7::text collate "C")
 order by died_at, type, key, message_id limit $8::int8"""
+_OWN_LETTERS = f"select {_LETTER} from {{s}}.dead_letters where {_OF} order by died_at, message_id limit $4::int8"
 _ONE_LETTER = f"select {_LETTER} from {{s}}.dead_letters where {_OF} and message_id = $4::text"
 
 Run = Callable[[Callable[[Session], Awaitable[Any]]], Awaitable[Any]]
@@ -225,7 +226,7 @@ class PostgresArchive:
     async def present(self, entity: EntityId, *, limit: int, journal_max: int) -> Present | None:
         address = await self._address(entity)
         few = (*address, limit)
-        found, clocks, runs, entries, items, attempts, inbox, reminders = await self._transact(
+        found, clocks, runs, entries, items, attempts, inbox, reminders, letters = await self._transact(
             (_SNAPSHOT, address),
             (_CLOCKS, address),
             (_RUNS, address),
@@ -234,6 +235,7 @@ class PostgresArchive:
             (_ATTEMPTS + _FIRST, few),
             (_WAITING + _FIRST, few),
             (_DUE, few),
+            (_OWN_LETTERS, few),
         )
         if not (found or inbox):
             return None
@@ -249,7 +251,7 @@ class PostgresArchive:
                 inbox=[for_people(*entity, row) for row in inbox],
             )
             due = [ReminderRow(entity, name, ReminderKind(kind), *rest) for name, kind, *rest in reminders]
-        return Present(loaded, updated_us, due, await self.letters(type=entity.type, key=entity.key, limit=limit))
+        return Present(loaded, updated_us, due, list(map(letter_of, letters)))
 
     async def letters(
         self, *, type: str = "", key: str = "", since_us: int = 0, after: LetterCursor | None = None, limit: int
