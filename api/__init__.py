@@ -5,6 +5,7 @@ from .activities import activity_router
 from .api_keys import ApiClient
 from .authorise import Authoriser, principal_of
 from .connection import lifespan
+from .console.beside import Console
 from .gateway import create_app
 from .health import health_router
 from .jwt_settings import JwtSettings
@@ -19,6 +20,7 @@ __all__ = [
     "Asked",
     "Authenticator",
     "Authoriser",
+    "Console",
     "Grant",
     "Guard",
     "JwtSettings",

@@ -44,8 +44,11 @@ class Guard:
         authenticator: Authenticator | None = None,
         authoriser: Authoriser | None = None,
         jwt: JwtVerifier | None = None,
+        open_paths: frozenset[str] = OPEN_PATHS,
     ) -> None:
+        """open_paths: reachable without a credential, where there are credentials."""
         self.app = app
+        self._open_paths = open_paths
         self._keys = ApiKeys.of(settings.api_keys, settings.clients, settings.roles)
         self._jwt = jwt or (JwtVerifier(settings.jwt, settings.roles) if settings.jwt is not None else None)
         self._authenticator = authenticator
@@ -82,7 +85,7 @@ class Guard:
         try:
             return await self._principal(scope)
         except Refused:
-            if scope["path"] in OPEN_PATHS:
+            if scope["path"] in self._open_paths:
                 return None
             raise
 

@@ -16,6 +16,7 @@ from ..entities.export import export_entity
 from ..entities.history import history
 from ..entities.ids import EntityId, check_key
 from ..entities.maintenance import dead_letters, discard_dead_letter, edit, replay_dead_letter
+from ..entities.present import ROWS_MAX, present
 from ..entities.search import conditions_of, find
 from ..entities.timetravel import diff, fork, state_json
 from .answering import answering
@@ -26,6 +27,7 @@ from .archive_openapi import (
     FIND,
     HISTORY,
     LETTERS,
+    NOW,
     STATE,
     described,
 )
@@ -79,6 +81,7 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
     below = prefix + "/{type}/{key:entity_key}/-/"
     for path, method, work, summary, about in (
         (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", finding),
+        (below + "now", "GET", views.now, "What is going on at an entity", described(NOW)),
         (below + "history", "GET", views.history, "What happened to an entity", described(HISTORY)),
         (below + "state", "GET", views.state, "The state at a version", described(STATE)),
         (below + "diff", "GET", views.diff, "What changed between two versions", described(DIFF)),
@@ -134,6 +137,10 @@ class _Views:
             "indexed": found.is_indexed,
             "unreadable": found.unreadable,
         }
+
+    async def now(self, request: Request, who: Principal) -> Any:
+        _, entity = self._entity(request)
+        return await present(entity, limit=read_number(request, "limit", ROWS_MAX))
 
     async def history(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)

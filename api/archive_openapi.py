@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from ..entities.history import What
+from ..entities.present import ROWS_MAX
 from ..entities.search import FIND_LIMIT_MAX
 from .openapi import IDEMPOTENCY, KEY
 from .problems import PROBLEM
@@ -80,6 +81,7 @@ HISTORY = [
     asked("kind", "array", "Only events of these kinds.", items={"type": "string", "enum": list(What)}),
     asked("newest_first", "boolean", "Backwards."),
 ]
+NOW = [*ENTITY, asked("limit", "integer", "How many rows of each kind at most.", minimum=1, maximum=ROWS_MAX)]
 STATE = [*ENTITY, whole("version", "Which one; none: the present one.")]
 DIFF = [*ENTITY, whole("from", "Before.", is_required=True), whole("to", "After.", is_required=True)]
 EDIT = [*ENTITY, IDEMPOTENCY]

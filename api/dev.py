@@ -24,6 +24,7 @@ from ..cluster.connect import down, up
 from ..cluster.embedded import EmbeddedPostgres
 from ..cluster.ray_runtime import is_joined, leave, start_local
 from .connection import connection
+from .console.beside import Console
 from .database import upgrade_database
 from .failures import Exit, Failure
 from .gateway import create_app
@@ -77,10 +78,16 @@ async def _run(options: Options, target: Target, listener: socket.socket, say: S
         await interrupts.uninterrupted(
             stack.enter_async_context(connection(dsn, settings.namespace, codec=settings.codec))
         )
-        app = target.app or create_app(target.registry, settings=settings)
+        app = _application(target, settings)
         url = await interrupts.uninterrupted(stack.enter_async_context(serving(app, settings, listener=listener)))
         say(_summary(options, target, url=url, dsn=dsn, seconds=time.monotonic() - started))
         await interrupts.wait()
+
+
+def _application(target: Target, settings: Settings) -> Any:
+    if target.app is None:
+        return create_app(target.registry, settings=settings)
+    return Console(target.app, entities=target.registry, settings=settings) if settings.console else target.app
 
 
 @contextmanager
@@ -219,6 +226,7 @@ def _summary(options: Options, target: Target, *, url: str, dsn: str, seconds: f
     types = ", ".join(definition.name for definition in target.registry)
     rows = [
         ("Gateway" if target.app is None else "Application", url),
+        ("Console", f"{url}/console/" if options.settings.console else "-"),
         ("API docs", f"{url}/docs" if _has_docs(target.app) else "-"),
         ("Postgres", f"psql '{dsn}'" if not options.settings.dsn.get_secret_value() else "as given"),
         ("Hosts", f"{options.hosts} on a local Ray"),

@@ -15,6 +15,8 @@ from .activities import activity_router
 from .archive import archive_routes
 from .authorise import Authoriser
 from .connection import lifespan
+from .console.pages import PATHS as CONSOLE_PATHS
+from .console.pages import ApiBelow, console_routes
 from .health import health_router
 from .limits import Limits
 from .openapi_security import declare_security
@@ -38,12 +40,13 @@ def create_app(
     inner: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None,
     authenticator: Authenticator | None = None,
     authoriser: Authoriser | None = None,
+    console: bool | None = None,
 ) -> FastAPI:
     """A FastAPI application that serves these classes below `/entities`, except for their private members.
 
     Without credentials (`PERDURE_API_KEYS`, `PERDURE_CLIENTS`, `PERDURE_JWT`, an authenticator) it answers loopback
     callers only, however it is served. authenticator: who sent a request, if you know; authoriser: whether it may do
-    what it asks (both: docs/security.md).
+    what it asks (both: docs/security.md). console: whether the pages are served at `/console/` (default: the setting).
     """
     chosen = settings or Settings()
     if namespace is not None:
@@ -67,10 +70,21 @@ def create_app(
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.include_router(activity_router(settings=chosen))
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
-    app.add_middleware(Guard, settings=chosen, authenticator=authenticator, authoriser=authoriser)
+    with_console = chosen.console if console is None else console
+    if with_console:
+        app.router.routes[:0] = console_routes()
+    app.add_middleware(
+        Guard,
+        settings=chosen,
+        authenticator=authenticator,
+        authoriser=authoriser,
+        open_paths=OPEN_PATHS | CONSOLE_PATHS if with_console else OPEN_PATHS,
+    )
     if chosen.has_credentials or authenticator is not None:
         declare_security(app, open_paths=OPEN_PATHS)
-    app.add_middleware(Limits, settings=chosen)  # the outermost: it is the cheapest
+    app.add_middleware(Limits, settings=chosen)  # the outermost of those that refuse: it is the cheapest
+    if with_console:
+        app.add_middleware(ApiBelow)
     app.state.is_guarded = True
     app.state.has_authenticator = authenticator is not None
     return app

@@ -43,7 +43,9 @@ class Probe:
         if self._store is None:
             self._store = self._address.open()
         owners = await self._store.owners()
-        return RouteTable.of(owners, await self._store.hosts())
+        now_us = await self._store.clock_us()
+        # A host whose lease has ended answers nobody, also if no supervisor is left that would fence it.
+        return RouteTable.of(owners, [host for host in await self._store.hosts() if host.lease_us > now_us])
 
     async def close(self) -> None:
         """Close the session."""

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..cluster.loopback import is_loopback
 from ..entities.errors import StartRefused
 from .access import Guard
+from .console.beside import Console
 from .limits import HEADER_BYTES_MAX, Limits
 from .protocol import BoundedHeadProtocol
 from .settings import Settings
@@ -117,11 +118,10 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
     At the end: no new connections, open responses finish (5 s at most), the application's lifespan ends. Raises
     InsecureBind, AddressRefused, and whatever the application's start-up raises.
     """
-    state = getattr(app, "state", None)
+    state = getattr(app.app if isinstance(app, Console) else app, "state", None)
     check_binding(settings, is_locked=bool(getattr(state, "has_authenticator", False)))
     listener = listener or bind(settings.host, settings.port)
-    is_guarded = bool(getattr(state, "is_guarded", False))
-    startup = _Startup(app if is_guarded else Limits(Guard(app, settings), settings))
+    startup = _Startup(guarded(app, settings))
     server = _Server(
         uvicorn.Config(
             startup,
@@ -150,6 +150,15 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
         listener.close()
+
+
+def guarded(app: Any, settings: Settings) -> Any:
+    """The application behind limits and access control, which one made by `create_app` has already."""
+    if isinstance(app, Console):  # it guards what is its own
+        app.app = guarded(app.app, settings)
+        return app
+    is_guarded = bool(getattr(getattr(app, "state", None), "is_guarded", False))
+    return app if is_guarded else Limits(Guard(app, settings), settings)
 
 
 async def _serve(server: _Server, listener: socket.socket) -> None:

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """Whether callers see the text of unexpected exceptions of user code (their class they always see)."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` are served."""
+    console: bool = True
+    """Whether the pages for people are served at `/console/`."""
 
     @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod

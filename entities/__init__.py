@@ -77,6 +77,7 @@ from .json_patch import Change
 from .mailbox import Mailbox
 from .maintenance import dead_letter, dead_letters, discard_dead_letter, edit, replay_dead_letter
 from .operate import RunOperations, WaitingOperation, complete_activity, fail_activity, heartbeat_activity
+from .present import Now, present
 from .rate import RateLimit
 from .retry import RetryPolicy
 from .saga import Saga, saga
@@ -143,6 +144,7 @@ __all__ = [
     "NotConnected",
     "NotDurable",
     "NotInWorkflow",
+    "Now",
     "OpenDecision",
     "OperationSettled",
     "OutcomeUnknown",
@@ -211,6 +213,7 @@ __all__ = [
     "now",
     "open_decisions",
     "patched",
+    "present",
     "publish",
     "query",
     "random",

@@ -236,12 +236,14 @@ class _Journal:
             yield outcome(fed)
         for asked in entry.operations:
             given = entry.inputs.get(str(asked.number))
+            target = entry.targets.get(str(asked.number))
             yield event(
                 _ASKED.get(asked.kind, What.SCHEDULED),
                 kind=str(asked.kind),
                 name=asked.name,
                 operation=asked.number,
                 input=_json(bytes(given)) if given is not None else None,
+                details={} if target is None else {"target": target},
             )
             if asked.number in at_once:
                 yield outcome(at_once[asked.number])

@@ -105,12 +105,12 @@ async def dead_letters(
     )
     page = found[:limit]
     following = _cursor(page[-1]) if len(found) > limit else None
-    return DeadLetterPage([_info(letter) for letter in page], following)
+    return DeadLetterPage([letter_info(letter) for letter in page], following)
 
 
 async def dead_letter(entity: Entity | EntityId, message_id: str, *, archive: Archive | None = None) -> DeadLetterInfo:
     """One dead letter. Raises NoSuchLetter, StoreUnavailable."""
-    return _info(await _find(address_of(entity), message_id, archive))
+    return letter_info(await _find(address_of(entity), message_id, archive))
 
 
 async def replay_dead_letter(
@@ -174,7 +174,8 @@ def _type_name(chosen: type[Entity] | str | None) -> str:
     return chosen.entity_type()
 
 
-def _info(letter: Letter) -> DeadLetterInfo:
+def letter_info(letter: Letter) -> DeadLetterInfo:
+    """A stored dead letter for people."""
     envelope, attempts, error = letter.letter
     return DeadLetterInfo(
         type=envelope.type,

@@ -18,6 +18,7 @@ from ...entities.store.archive import (
     Letter,
     LetterCursor,
     Narrow,
+    Present,
     Recorded,
     ScanCursor,
     Scanned,
@@ -91,14 +92,23 @@ _EXPORT_JOURNAL = (
     f"select recorded_at, {_JOURNAL}, state from {{s}}.journal where {_OF} order by workflow, run_id, number"
 )
 _ITEMS = f"select mailbox, position, message_id, item from {{s}}.mailbox_items where {_OF} order by mailbox, position"
-_INBOX = (
+_FIRST = " limit $4::int8"
+_WAITING = (
     "select position, message_id, kind, name, args, sender, reply_to, extra from {s}.inbox"
-    f" where {_OF} order by position, message_id limit {INBOX_MAX}"
+    f" where {_OF} order by position, message_id"
 )
-_REMINDERS = (
+_INBOX = f"{_WAITING} limit {INBOX_MAX}"
+_REMINDER = (
     "select name, kind, generation, due_at, every_us, catch_up_all, handler, args, cron from {s}.reminders"
-    f" where {_OF} order by name"
+    f" where {_OF}"
 )
+_REMINDERS = f"{_REMINDER} order by name"
+_DUE = f"{_REMINDER} order by due_at, name{_FIRST}"
+_LIVE_JOURNAL = """
+select j.workflow, j.run_id, j.number, j.version, j.entry from {s}.journal j join {s}.runs r
+    on r.shard = j.shard and r.type = j.type and r.key = j.key and r.workflow = j.workflow and r.run_id = j.run_id
+where j.shard = $1::int4 and j.type = $2::text and j.key = $3::text and r.status in ('running', 'parked')
+order by j.number desc, j.workflow limit $4::int8"""
 _CLOCKS = f"select clock from {{s}}.entities where {_OF}"
 
 LETTER_COLUMNS = (
@@ -114,6 +124,7 @@ where ($1::text = '' or type = $1::text) and ($2::text = '' or key = $2::text)
         to_timestamp(0) + $4::int8 * interval '1 microsecond', $5::text collate "C", $6::text collate "C",
         $7::text collate "C")
 order by died_at, type, key, message_id limit $8::int8"""
+_OWN_LETTERS = f"select {_LETTER} from {{s}}.dead_letters where {_OF} order by died_at, message_id limit $4::int8"
 _ONE_LETTER = f"select {_LETTER} from {{s}}.dead_letters where {_OF} and message_id = $4::text"
 
 Run = Callable[[Callable[[Session], Awaitable[Any]]], Awaitable[Any]]
@@ -211,6 +222,36 @@ class PostgresArchive:
             due,
             await self.letters(type=entity.type, key=entity.key, limit=INBOX_MAX),
         )
+
+    async def present(self, entity: EntityId, *, limit: int, journal_max: int) -> Present | None:
+        address = await self._address(entity)
+        few = (*address, limit)
+        found, clocks, runs, entries, items, attempts, inbox, reminders, letters = await self._transact(
+            (_SNAPSHOT, address),
+            (_CLOCKS, address),
+            (_RUNS, address),
+            (_LIVE_JOURNAL, (*address, journal_max)),
+            (_ITEMS + _FIRST, few),
+            (_ATTEMPTS + _FIRST, few),
+            (_WAITING + _FIRST, few),
+            (_DUE, few),
+            (_OWN_LETTERS, few),
+        )
+        if not (found or inbox):
+            return None
+        version, state, schema_version, updated_us = found[0] if found else (0, None, 0, 0)
+        with reading(entity):
+            loaded = loaded_of(
+                entity,
+                (version, state, schema_version, clocks[0][0]) if found else None,
+                runs=list(map(run_row, runs)),
+                journal=sorted((JournalRow(*row) for row in entries), key=lambda row: (row.workflow, row.number)),
+                items=[MailboxItem(*row) for row in items],
+                attempts=[attempt_row(row) for row in attempts],
+                inbox=[for_people(*entity, row) for row in inbox],
+            )
+            due = [ReminderRow(entity, name, ReminderKind(kind), *rest) for name, kind, *rest in reminders]
+        return Present(loaded, updated_us, due, list(map(letter_of, letters)))
 
     async def letters(
         self, *, type: str = "", key: str = "", since_us: int = 0, after: LetterCursor | None = None, limit: int

@@ -90,6 +90,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     """Schema version of `state`."""
     inputs: dict[str, msgspec.Raw] = {}
     """Arguments of the activities and calls asked for, by number: for people; replay does not look at them."""
+    targets: dict[str, str] = {}
+    """`Type/key` of the entities called, by number: for people as well."""
     tried: dict[str, Tried] = {}
     """Failed attempts of the activities whose outcome this is, by number: for people as well."""
 

@@ -501,5 +501,10 @@ def inputs_of(operations: Iterable[Operation], *, bytes_max: int) -> dict[str, m
     }
 
 
+def targets_of(operations: Iterable[Operation]) -> dict[str, str]:
+    """Which entities are called, by operation number."""
+    return {str(op.number): str(op.detail.target) for op in operations if isinstance(op.detail, CallDetail)}
+
+
 def _names(events: Iterable[Event]) -> str:
     return ", ".join(f"{event.kind} #{event.operation}" if event.operation >= 0 else event.kind for event in events)

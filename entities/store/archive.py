@@ -90,6 +90,17 @@ class Everything(NamedTuple):
     letters: list[Letter]
 
 
+class Present(NamedTuple):
+    """What is going on at one entity, as committed: for people, so bounded."""
+
+    loaded: Loaded
+    """With all runs; of the journals of live ones the newest entries; of items and inbox the first."""
+    updated_us: int
+    reminders: list[ReminderRow]
+    """The earliest due first."""
+    letters: list[Letter]
+
+
 class Narrow(NamedTuple):
     """A condition on one field that an entity must fulfil to be worth a look (the reader checks it exactly).
 
@@ -150,6 +161,13 @@ class Archive(Protocol):
 
     async def everything(self, entity: EntityId) -> Everything | None:
         """All rows of one entity, from one snapshot; None if nothing is stored under this address."""
+        ...
+
+    async def present(self, entity: EntityId, *, limit: int, journal_max: int) -> Present | None:
+        """What is going on at one entity, from one snapshot: `limit` rows of each kind, `journal_max` journal entries.
+
+        None if nothing is stored under this address.
+        """
         ...
 
     async def letters(

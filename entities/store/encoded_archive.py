@@ -22,6 +22,7 @@ from .archive import (
     Letter,
     LetterCursor,
     Narrow,
+    Present,
     Recorded,
     ScanCursor,
     Scanned,
@@ -137,6 +138,20 @@ class EncodedArchive:
             [(at, row._replace(state=seal.open_kept(entity, row.version, state))) for at, row, state in journal],
             [seal.open_reminder(row) for row in found.reminders],
             [Letter(letter.died_us, seal.open_letter(letter.letter)) for letter in found.letters],
+        )
+
+    async def present(self, entity: EntityId, *, limit: int, journal_max: int) -> Present | None:
+        found = await self._inner.present(entity, limit=limit, journal_max=journal_max)
+        if found is None:
+            return None
+        seal = self._sealer
+        return _exactly(
+            entity,
+            lambda: found._replace(
+                loaded=seal.open_loaded(found.loaded),
+                reminders=[seal.open_reminder(row) for row in found.reminders],
+                letters=[Letter(letter.died_us, seal.open_letter(letter.letter)) for letter in found.letters],
+            ),
         )
 
     # --- lists, as far as can be --------------------------------------------------------------------------------------

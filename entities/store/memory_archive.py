@@ -12,6 +12,7 @@ from .archive import (
     Letter,
     LetterCursor,
     Narrow,
+    Present,
     Recorded,
     ScanCursor,
     Scanned,
@@ -114,6 +115,31 @@ class MemoryArchive:
             [item for _, item in sorted(stored.journal.items())],
             [reminder for _, reminder in sorted(stored.reminders.items())],
             await self.letters(type=entity.type, key=entity.key, limit=len(self._letters)),
+        )
+
+    async def present(self, entity: EntityId, *, limit: int, journal_max: int) -> Present | None:
+        stored = self._entities.get(entity)
+        if stored is None:
+            return None
+        live = {run.run_id for run in stored.runs.values() if not run.status.is_terminal}
+        entries = [row for _, (_, row) in sorted(stored.journal.items()) if row.run_id in live]
+        newest = sorted(entries, key=lambda row: (-row.number, row.workflow))[:journal_max]
+        return Present(
+            Loaded(
+                entity=EntityId(*entity),
+                version=stored.version,
+                state=stored.state,
+                schema_version=stored.schema_version,
+                clock=stored.clock,
+                runs=[run for _, run in sorted(stored.runs.items())],
+                journal=sorted(newest, key=lambda row: (row.workflow, row.number)),
+                items=[item for _, item in sorted(stored.items.items())][:limit],
+                attempts=[attempt for _, attempt in sorted(stored.attempts.items())][:limit],
+                inbox=[envelope for _, envelope in sorted(stored.inbox.items())][:limit],
+            ),
+            stored.updated_us,
+            sorted(stored.reminders.values(), key=lambda row: (row.due_us, row.name))[:limit],
+            await self.letters(type=entity.type, key=entity.key, limit=limit),
         )
 
     async def letters(

@@ -67,6 +67,12 @@ def test_an_application_of_the_users_own(data_dir: Path) -> None:
         assert http.get("/total/b-1").json() == 2
         assert http.get("/fail/b-1").json()["code"] == "handler_failed"
         assert http.get("/total/b-1", headers={"origin": "https://evil.example"}).status_code == 403
+        assert "/console/\n" in terminal.output
+        assert http.get("/console/").headers["content-type"].startswith("text/html")
+        state = http.get("/console/api/entities/Basket/b-1/-/now").json()
+        assert (state["version"], state["inbox"]) == (2, [])
+        assert http.get("/console/api/readyz").json() == {"status": "ready"}
+        assert http.get("/entities").status_code == 404, "the console has its API for itself"
         terminal.interrupt()
         assert terminal.ended() == 0, terminal.output
         terminal.nothing_is_left()

@@ -40,7 +40,7 @@ from ..journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, en
 from ..limits import check_journal, journal_note, next_run_id
 from ..loop import SpinningWorkflow
 from ..rings import waiters
-from ..run import Run, inputs_of
+from ..run import Run, inputs_of, targets_of
 from .record import NULL
 from .waits import Waits
 
@@ -131,6 +131,7 @@ class Resumes(Waits):
         entry.operations = run.asked
         if run.new:
             entry.inputs = inputs_of(run.new, bytes_max=settings.keep_input_bytes)
+            entry.targets = targets_of(run.new)
         if self.attempts:
             entry.tried = self._tried(run, entry.events)
         encoded = encode_entry(entry)

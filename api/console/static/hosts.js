@@ -1,0 +1,28 @@
+/** Hosts: where entities live now. */
+
+import { h } from "./dom.js";
+import { badge, duration, number, when } from "./format.js";
+import { listPage } from "./lists.js";
+import { table } from "./ui.js";
+
+export const show = (here) => listPage(here, {
+  title: "Hosts",
+  about: "Ray actors that own shards and run entities. They are started, drained and ended with perdure up, drain and down; their processes are shown by Ray's own dashboard (port 8265).",
+  route: "hosts",
+  rowsOf: (answer) => answer.hosts,
+  none: "No host was ever here.",
+  draw: (rows, look, answer) => [
+    answer.shards_without_host > 0 && h("p", { class: "error" }, `${answer.shards_without_host} of ${answer.shards} shards have no living host.`),
+    h("div", { class: "scroll" }, table("Hosts", [
+      ["Host", (one) => h("span", { class: "mono" }, one.id)],
+      ["Status", (one) => badge(one.status), "tight"],
+      ["Node", (one) => [h("span", { class: "mono" }, one.node.slice(0, 12)), h("span", { class: "soft" }, ` pid ${one.pid}`)]],
+      ["Shards", (one) => number(one.shards), "right tight"],
+      ["In memory", (one) => (one.activations === null ? "–" : number(one.activations)), "right tight"],
+      ["Turns/s", (one) => (one.turns_per_s === null ? "–" : number(Math.round(one.turns_per_s * 10) / 10)), "right tight"],
+      ["Heartbeat", (one) => (one.heartbeat_age_s === null ? "–" : duration(one.heartbeat_age_s)), "tight"],
+      ["Started", (one) => when(one.started_at), "tight"],
+      ["Gone", (one) => (one.gone_at ? when(one.gone_at) : ""), "tight"],
+    ], rows, (one) => one.id)),
+  ],
+});
