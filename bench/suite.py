@@ -1,0 +1,62 @@
+"""Which workloads there are, in the order in which they run, and the running of them."""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from .ceilings import commit, http, ray_echo
+from .harness import Figures, Size
+from .scene import Scene
+from .workloads import calls, killed, long_life, memory, signals, steps, timers
+from .workloads import http as http_calls
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`measure` is one repetition."""
+
+    name: str
+    measure: Callable[[Scene, Size], Awaitable[Figures]]
+    is_large: bool = False
+
+
+WORKLOADS = [
+    Workload("ceiling-commit", commit.measure),
+    Workload("ceiling-ray", ray_echo.measure),
+    Workload("ceiling-http", http.measure),
+    Workload("calls", calls.measure),
+    Workload("http", http_calls.measure),
+    Workload("hot-key", calls.measure_hot),
+    Workload("steps", steps.measure),
+    Workload("signals", signals.measure),
+    Workload("timers", timers.measure),
+    Workload("timers-large", timers.measure_large, is_large=True),
+    Workload("killed", killed.measure),
+    Workload("long-life", long_life.measure),
+    Workload("memory", memory.measure),
+    Workload("memory-sleeping", memory.measure_sleeping),
+]
+
+
+def choose(only: Sequence[str], *, large: bool) -> list[Workload]:
+    """Those whose name holds one of `only` (all, if it is empty). Raises ValueError if one of them finds none."""
+    for part in only:
+        if not any(part in workload.name for workload in WORKLOADS):
+            names = ", ".join(workload.name for workload in WORKLOADS)
+            raise ValueError(f"there is no workload {part!r}; there are {names}")
+    return [
+        workload
+        for workload in WORKLOADS
+        if (any(part in workload.name for part in only) if only else large or not workload.is_large)
+    ]
+
+
+async def run(scene: Scene, chosen: Sequence[Workload], size: Size, repeat: int) -> dict[str, list[float]]:
+    """Figures by row, one of each repetition: all workloads once, then all of them again."""
+    results: dict[str, list[float]] = defaultdict(list)
+    for repetition in range(repeat):
+        for workload in chosen:
+            print(f"  {repetition + 1}/{repeat} {workload.name} …", flush=True)
+            for name, value in (await workload.measure(scene, size)).items():
+                results[name].append(value)
+    return dict(results)
