@@ -112,7 +112,7 @@ class Cost:
 
     def cpu_per_1000(self, side: str) -> float:
         """CPU seconds of that side for a thousand turns."""
-        return self.cpu_s[side] / self.turns * 1_000
+        return self.cpu_s[side] / max(1, self.turns) * 1_000
 
 
 class Meter:

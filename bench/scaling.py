@@ -58,7 +58,7 @@ async def over_callers(_: Scene, size: Size) -> AsyncGenerator[Point]:
         yield callers, await _calls(size, callers=callers)
 
 
-async def over_state(scene: Scene, size: Size) -> AsyncGenerator[Point]:
+async def over_state(_: Scene, size: Size) -> AsyncGenerator[Point]:
     """From 100 bytes to a megabyte, written whole by every turn."""
     for state in STATE_BYTES:
 

@@ -208,8 +208,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def open_scene(dsn: str | None = None, *, hosts: int = 2) -> AsyncGenerator[Scene]:
-    """Everything up; everything ended at the end. dsn: use this Postgres instead of an embedded one."""
+async def open_scene(dsn: str | None = None, *, hosts: int = 2, has_statistics: bool = False) -> AsyncGenerator[Scene]:
+    """Everything up; everything ended at the end.
+
+    dsn: use this Postgres instead of an embedded one. has_statistics: with pg_stat_statements, where there is one.
+    """
     os.environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT / ".links"), str(ROOT)])}
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-bench-", dir=_data_root())))
@@ -219,6 +222,9 @@ async def open_scene(dsn: str | None = None, *, hosts: int = 2) -> AsyncGenerato
             server = EmbeddedPostgres(directory / "postgres")
             await asyncio.to_thread(server.start)
             stack.push_async_callback(asyncio.to_thread, server.stop)
+            if has_statistics and await _wants_restart(server.dsn):
+                await asyncio.to_thread(server.stop)
+                await asyncio.to_thread(server.start)
             dsn, postmaster = server.dsn, server.postmaster_pid
         await asyncio.to_thread(upgrade, dsn, NAMESPACE)
         scene = Scene(dsn, directory, postmaster, Cluster(hosts=hosts))
@@ -230,6 +236,17 @@ async def open_scene(dsn: str | None = None, *, hosts: int = 2) -> AsyncGenerato
         stack.push_async_callback(scene.client.close)
         stack.callback(scene.stop_programs)
         yield scene
+
+
+async def _wants_restart(dsn: str) -> bool:
+    """Have pg_stat_statements loaded from the next start on; False if the server comes without it."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        available = "select from pg_available_extensions where name = 'pg_stat_statements'"
+        if await (await connection.execute(available)).fetchone() is None:
+            return False
+        await connection.execute("alter system set shared_preload_libraries = 'pg_stat_statements'")
+        await connection.execute("create extension if not exists pg_stat_statements schema public")
+    return True
 
 
 def _data_root() -> str:

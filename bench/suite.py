@@ -39,16 +39,17 @@ WORKLOADS = [
 
 
 def choose(only: Sequence[str], *, large: bool) -> list[Workload]:
-    """Those whose name holds one of `only` (all, if it is empty). Raises ValueError if one of them finds none."""
+    """Those of these names, or whose names hold them; all, if there are none. Raises ValueError for an unknown one."""
+    if not only:
+        return [workload for workload in WORKLOADS if large or not workload.is_large]
+    wanted: set[str] = set()
+    names = [workload.name for workload in WORKLOADS]
     for part in only:
-        if not any(part in workload.name for workload in WORKLOADS):
-            names = ", ".join(workload.name for workload in WORKLOADS)
-            raise ValueError(f"there is no workload {part!r}; there are {names}")
-    return [
-        workload
-        for workload in WORKLOADS
-        if (any(part in workload.name for part in only) if only else large or not workload.is_large)
-    ]
+        found = [part] if part in names else [name for name in names if part in name]
+        if not found:
+            raise ValueError(f"there is no workload {part!r}; there are {', '.join(names)}")
+        wanted.update(found)
+    return [workload for workload in WORKLOADS if workload.name in wanted]
 
 
 async def run(scene: Scene, chosen: Sequence[Workload], size: Size, repeat: int) -> dict[str, list[float]]:
