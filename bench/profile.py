@@ -21,8 +21,8 @@ import uvloop
 from perdure.cluster.postgres.migrations import upgrade
 from perdure.cluster.stores import StoreAddress
 
-from .ceilings.commit import NAMESPACE as CEILING
 from .ceilings.commit import KEYS, batch_maker, open_session
+from .ceilings.commit import NAMESPACE as CEILING
 from .harness import FULL, Cost, Figures, Meter, Size
 from .report import number
 from .scene import Scene, open_scene
@@ -48,13 +48,15 @@ def _spy() -> str:
 async def _recorded(pids: list[int], directory: Path) -> AsyncGenerator[list[Path]]:
     """While this runs, stacks are written into these files, one for each process."""
     files = [directory / f"stacks-{pid}" for pid in pids]
+    options = ["--format", "raw", "--rate", str(RATE), "--gil", "--nonblocking", "--duration", "600"]
     recorders = [
         await asyncio.create_subprocess_exec(
-            _spy(), "record", "--pid", str(pid), "--format", "raw", "--rate", str(RATE), "--gil", "--nonblocking",
-            "--duration", "600", "--output", str(file), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            *(_spy(), "record", *options, "--pid", str(pid), "--output", str(file)),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
         for pid, file in zip(pids, files, strict=True)
-    ]  # fmt: skip
+    ]
     try:
         await asyncio.sleep(0.5)  # they attach
         yield files

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """DBOS, set up for asyncio as it documents: `python -m bench.peers.dbos_app SECONDS WARM_UP SHARE REPEAT FILE`.
 
 The database comes from PERDURE_DSN; it gets a schema of its own. What it has no word for it does with its nearest:
