@@ -64,25 +64,28 @@ def percentile(ordered: list[float], percent: float) -> float:
 
 
 async def closed_loops(operation: Operation, *, callers: int, seconds: float, warm_up_s: float) -> Loops:
-    """Run them."""
+    """Run them; for longer than that time if no operation has ended within it."""
     begin = time.perf_counter() + warm_up_s
     end = begin + seconds
     latencies: list[float] = []
 
     async def loop(caller: int) -> None:
+        nonlocal end
         for n in count():
             started = time.perf_counter()
-            if started >= end:
+            if started >= end and latencies:
                 return
             await operation(caller, n)
             finished = time.perf_counter()
+            if started >= begin and not latencies:
+                end = max(end, finished)
             if started >= begin and finished <= end:
                 latencies.append(finished - started)
 
     async with asyncio.TaskGroup() as group:
         for caller in range(callers):
             group.create_task(loop(caller))
-    return Loops(sorted(latencies), seconds)
+    return Loops(sorted(latencies), end - begin)
 
 
 async def each(operation: Callable[[int], Awaitable[object]], number: int, *, at_once: int) -> float:
@@ -109,6 +112,8 @@ class Cost:
     """By side."""
     wal_bytes: int
     stored_bytes: int
+    commits: int
+    ray_calls: int
 
     def cpu_per_1000(self, side: str) -> float:
         """CPU seconds of that side for a thousand turns."""
@@ -126,15 +131,21 @@ class Meter:
         scene = self._scene
         self._sides = await scene.sides()
         self._wal, self._stored = await scene.wal_bytes(), await scene.stored_bytes()
-        self._turns = (await scene.stats())["turns"]
+        self._counted = await scene.stats()
         self._cpu = {side: cpu_s(pids) for side, pids in self._sides.items()}
 
     async def stop(self) -> Cost:
         """What was used since then."""
         cpu = {side: cpu_s(pids) - self._cpu[side] for side, pids in self._sides.items()}
         scene = self._scene
+        counted = await scene.stats()
+        turns, commits, ray_calls = (
+            counted[name] - self._counted[name] for name in ("turns", "commits", "exchange_calls")
+        )
         return Cost(
-            turns=(await scene.stats())["turns"] - self._turns,
+            turns=turns,
+            commits=commits,
+            ray_calls=ray_calls,
             cpu_s=cpu,
             wal_bytes=await scene.wal_bytes() - self._wal,
             stored_bytes=await scene.stored_bytes() - self._stored,

@@ -147,6 +147,8 @@ ROWS = [
     Row(name="old_restart", title="- its first answer after a restart, once the host is up", unit="ms", goal=100.0),
     Row(name="stored", title="bytes on disk per message", unit="bytes"),
     Row(name="wal", title="write-ahead log per turn", unit="bytes"),
+    Row(name="turns_per_commit", title="turns in one group commit, of 256 callers", unit=""),
+    Row(name="turns_per_ray_call", title="- in one Ray call", unit=""),
     Row(name="cpu_client", title="CPU per 1,000 turns of 256 callers: client", unit="s"),
     Row(name="cpu_gateway", title="- gateway (HTTP)", unit="s"),
     Row(name="cpu_hosts", title="- hosts", unit="s"),

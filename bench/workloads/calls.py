@@ -39,6 +39,8 @@ async def measure(scene: Scene, size: Size) -> Figures:
         "call_alone": (await _run(calls_over(KEYS), size, 1)).percentile_ms(50),
         "wal": cost.wal_bytes / cost.turns,
         "stored": cost.stored_bytes / cost.turns,
+        "turns_per_commit": cost.turns / cost.commits,
+        "turns_per_ray_call": cost.turns / cost.ray_calls,
         "cpu_client": cost.cpu_per_1000("client"),
         "cpu_hosts": cost.cpu_per_1000("hosts"),
     }

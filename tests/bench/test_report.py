@@ -1,10 +1,11 @@
 """What the benchmarks make of their figures."""
 
+import asyncio
 import math
 
 import pytest
 
-from bench.harness import percentile
+from bench.harness import closed_loops, percentile
 from bench.profile import own_time, with_callees
 from bench.report import number, report, table
 from bench.rows import BY_NAME, ROWS
@@ -117,3 +118,21 @@ def test_scaling_shows_every_point() -> None:
     found = report({}, curves={name: {1: point, 2: point} for name in SWEEPS})
     lines = scaling_table(found).splitlines()
     assert lines.count("| 2 | **2.00** (1.00 to 3.00) | 1.00 ms | 2.00 ms |") == len(SWEEPS)
+
+
+async def test_a_slow_operation_is_measured_although_the_time_is_over() -> None:
+    loops = await closed_loops(lambda _caller, _n: asyncio.sleep(0.05), callers=2, seconds=0.001, warm_up_s=0)
+    assert 1 <= len(loops.latencies) <= 2
+    assert loops.seconds >= 0.05
+    assert loops.rate == len(loops.latencies) / loops.seconds
+
+
+async def test_what_began_in_the_warm_up_does_not_count() -> None:
+    begun: list[int] = []
+
+    async def operation(_caller: int, n: int) -> None:
+        begun.append(n)
+        await asyncio.sleep(0.02)
+
+    loops = await closed_loops(operation, callers=1, seconds=0.1, warm_up_s=0.1)
+    assert 1 <= len(loops.latencies) < len(begun)
