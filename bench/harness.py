@@ -64,7 +64,7 @@ def percentile(ordered: list[float], percent: float) -> float:
 
 
 async def closed_loops(operation: Operation, *, callers: int, seconds: float, warm_up_s: float) -> Loops:
-    """Run them; for longer than that time if no operation has ended within it."""
+    """Run them. If no operation has ended within that time, for as long again after the first one that has."""
     begin = time.perf_counter() + warm_up_s
     end = begin + seconds
     latencies: list[float] = []
@@ -77,8 +77,8 @@ async def closed_loops(operation: Operation, *, callers: int, seconds: float, wa
                 return
             await operation(caller, n)
             finished = time.perf_counter()
-            if started >= begin and not latencies:
-                end = max(end, finished)
+            if started >= begin and not latencies and finished > end:
+                end = finished + seconds
             if started >= begin and finished <= end:
                 latencies.append(finished - started)
 
