@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def main() -> None:
         print(f"\n{peers_table(found)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    if found["failures"]:
+        sys.exit("failed: " + "; ".join(found["failures"]))
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -60,9 +63,9 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     repeat = 1 if arguments.quick else arguments.repeat
     chosen = choose(arguments.only, large=arguments.large)
     async with open_scene(arguments.dsn, hosts=arguments.hosts) as scene:
-        results = await run(scene, chosen, size, repeat)
-        peers = await measure_peers(scene, size, repeat) if arguments.peers else {}
-    return report(results, hosts=arguments.hosts, seconds=size.seconds, repeat=repeat, peers=peers)
+        results, failures = await run(scene, chosen, size, repeat)
+        peers = await measure_peers(scene, size, repeat, failures) if arguments.peers else {}
+    return report(results, hosts=arguments.hosts, seconds=size.seconds, repeat=repeat, peers=peers, failures=failures)
 
 
 if __name__ == "__main__":

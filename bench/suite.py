@@ -1,5 +1,6 @@
 """Which workloads there are, in the order in which they run, and the running of them."""
 
+import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -52,12 +53,23 @@ def choose(only: Sequence[str], *, large: bool) -> list[Workload]:
     return [workload for workload in WORKLOADS if workload.name in wanted]
 
 
-async def run(scene: Scene, chosen: Sequence[Workload], size: Size, repeat: int) -> dict[str, list[float]]:
-    """Figures by row, one of each repetition: all workloads once, then all of them again."""
+async def run(
+    scene: Scene, chosen: Sequence[Workload], size: Size, repeat: int
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Figures by row, one of each repetition: all workloads once, then all of them again. And what has failed: that
+    does not take the figures of the others away.
+    """
     results: dict[str, list[float]] = defaultdict(list)
+    failures: list[str] = []
     for repetition in range(repeat):
         for workload in chosen:
             print(f"  {repetition + 1}/{repeat} {workload.name} …", flush=True)
-            for name, value in (await workload.measure(scene, size)).items():
+            try:
+                figures = await workload.measure(scene, size)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is shown and told at the end
+                traceback.print_exc()
+                failures.append(f"{workload.name}: {error!r}")
+                continue
+            for name, value in figures.items():
                 results[name].append(value)
-    return dict(results)
+    return dict(results), failures

@@ -87,8 +87,8 @@ async def _signals(size: Size) -> Figures:
 
 
 async def _timers(size: Size) -> Figures:
-    number = size.of(10_000)
-    first_s = time.time() + max(2.0, number / 100)
+    number = size.of(2_000)  # a fifth of ours: it needs many seconds to start them
+    first_s = time.time() + max(2.0, number / 50)
     spread_s = 5.0
     alarms: list[Any] = []
 
