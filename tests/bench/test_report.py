@@ -2,17 +2,19 @@
 
 import asyncio
 import math
+from typing import cast
 
 import pytest
 
-from bench.harness import closed_loops, percentile
+from bench.harness import QUICK, Figures, Size, closed_loops, percentile
 from bench.profile import own_time, with_callees
 from bench.report import number, report, table
 from bench.rows import BY_NAME, ROWS
 from bench.scaling import SWEEPS
 from bench.scaling import table as scaling_table
+from bench.scene import Scene
 from bench.soak import Sample, drift
-from bench.suite import WORKLOADS, choose
+from bench.suite import WORKLOADS, Workload, choose, run
 
 CEILINGS = {
     "ceiling_commit": [60_000.0, 70_000.0, 80_000.0],
@@ -136,3 +138,19 @@ async def test_what_began_in_the_warm_up_does_not_count() -> None:
 
     loops = await closed_loops(operation, callers=1, seconds=0.1, warm_up_s=0.1)
     assert 1 <= len(loops.latencies) < len(begun)
+
+
+async def test_a_workload_that_fails_does_not_take_the_figures_of_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def works(_scene: Scene, _size: Size) -> Figures:
+        return {"call": 1.0}
+
+    async def fails(_scene: Scene, _size: Size) -> Figures:
+        raise TimeoutError("the hosts have not come back")
+
+    chosen = [Workload("works", works), Workload("fails", fails), Workload("works", works)]
+    results, failures = await run(cast("Scene", None), chosen, QUICK, repeat=2)
+    assert results == {"call": [1.0] * 4}
+    assert failures == ["fails: TimeoutError('the hosts have not come back')"] * 2
+    assert "Traceback" in capsys.readouterr().err
