@@ -63,9 +63,9 @@ def create_app(
         redirect_slashes=False,
     )
     install(app, show_errors=chosen.show_errors, every_error=True)
-    app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.router.routes[:0] = archive_routes(registry, prefix=ENTITIES, settings=chosen)
     app.router.routes[:0] = [*overview_routes(registry, settings=chosen), *worklist_routes(chosen)]
+    app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.include_router(health_router())
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.include_router(activity_router(settings=chosen))

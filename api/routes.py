@@ -54,7 +54,14 @@ class _KeyConvertor(Convertor[str]):
         return quote(value, safe="")
 
 
+class _MemberConvertor(_KeyConvertor):
+    """A segment that names a member: below `-` there is what the gateway itself knows of an entity (archive.py)."""
+
+    regex = "(?!-/)[^/]+"
+
+
 register_url_convertor("entity_key", _KeyConvertor())
+register_url_convertor("entity_member", _MemberConvertor())
 
 
 class _BySegments(BaseRoute):
@@ -208,11 +215,12 @@ def gateway_router(
 
 
 def direct_routes(entities: Registry, *, prefix: str, settings: Settings) -> list[BaseRoute]:
-    """The generic routes of `gateway_router` without FastAPI in between, to stand before them in an application whose
-    access is guarded elsewhere.
+    """The generic routes of `gateway_router` without FastAPI in between, to stand before all others in an application
+    whose access is guarded elsewhere: most requests are for them, and each route that is tried first costs.
     """
     dispatch = _dispatch(entities, _operations(entities), settings)
-    return [DirectRoute(f"{prefix}/{{type}}{path}", dispatch, methods=_METHODS) for path in _MEMBER_PATHS]
+    paths = (path.replace("{member}", "{member:entity_member}") for path in _MEMBER_PATHS)
+    return [DirectRoute(f"{prefix}/{{type}}{path}", dispatch, methods=_METHODS) for path in paths]
 
 
 def _operations(registry: Registry) -> dict[str, Operations]:

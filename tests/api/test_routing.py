@@ -1,10 +1,14 @@
 """Which request reaches which entity, and what the others are told."""
 
+from urllib.parse import unquote
+
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from starlette.routing import Match
 
-from perdure.api import entity_router
+from perdure.api import Settings, create_app, entity_router
+from perdure.api.routes import DirectRoute
 from perdure.entities.ids import KEY_BYTES_MAX
 from perdure.entities.messages import Kind
 
@@ -256,3 +260,26 @@ async def test_schedules_are_reached_by_the_generic_routes_without_being_listed(
     assert {"create", "trigger", "backfill", "describe", "delete"} <= {operation["name"] for operation in operations}
     wrong = await http.post("/entities/PerdureSchedule/nightly/create", json={"spec": {"type": "Order"}})
     assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_argument")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_members"),
+    [
+        ("/entities/Order/o-1/pick_up", True),
+        ("/entities/Order/o-1/run/start", True),
+        ("/entities/Order/a%2Fb/pick_up", True),
+        ("/entities/Order/-/pick_up", True),
+        ("/entities/Order/o-1/-/history", False),
+        ("/entities/Order/o-1/-/state", False),
+        ("/entities/Order/o-1", False),
+        ("/entities/Order", False),
+        ("/worklist/17", False),
+    ],
+)
+def test_members_stand_first_and_take_nothing_else(path: str, *, is_members: bool) -> None:
+    first = create_app([Order], settings=Settings()).router.routes[:2]
+    raw = path.encode()
+    scope = {"type": "http", "method": "POST", "path": unquote(path), "raw_path": raw, "headers": []}
+    matches = [route.matches(scope)[0] for route in first]
+    assert (Match.FULL in matches) == is_members
+    assert {type(route) for route in first} == {DirectRoute}

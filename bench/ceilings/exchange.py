@@ -1,6 +1,6 @@
-"""What the exchange costs: router → Ray → host → router with an engine that only echoes; no Postgres.
+"""What our exchange costs beside the bare one of Ray: router → Ray → host → router, with an engine that only echoes.
 
-    PYTHONPATH=.links:. .venv/bin/python bench/exchange.py [--seconds 3] [--uvloop]
+    PYTHONPATH=.links:. .venv/bin/python bench/ceilings/exchange.py [--seconds 3] [--uvloop]
 
 Prints one JSON object: latency of a lone caller, messages per second by number of callers, and bare Ray calls.
 """
