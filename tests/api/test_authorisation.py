@@ -88,7 +88,12 @@ REQUESTS: list[tuple[str, str, Right]] = [
     ("GET", "/entities/Order/o/-/state", Right.READ),
     ("GET", "/entities/Order/o/-/diff?from=1&to=2", Right.READ),
     ("GET", "/entities/Order/o/-/export", Right.READ),
+    ("GET", "/entities/Order/o/-/now", Right.READ),
     ("GET", "/dead-letters?type=Order", Right.READ),
+    *(
+        ("GET", path, Right.READ)
+        for path in ("/overview", "/types", "/hosts", "/all-entities", "/reminders", "/schedules", "/audit")
+    ),
     ("GET", "/entities/Order", Right.LIST),
     ("GET", "/entities/Order/o/run/operations", Right.OPERATE),
     ("POST", "/entities/Order/o/run/cancel", Right.OPERATE),
