@@ -26,6 +26,8 @@ STEPPED_S = 2.5
 PER_TURN = 500
 PER_CROWD = 1_000
 AT_ONCE = 16
+DOWN_S = 12.0
+"""How long Postgres is away around the moment when they come due."""
 FLOOD = 9_000
 FLOODERS = 2
 _serial = itertools.count(1)
@@ -179,6 +181,8 @@ async def many_reminders(world: World, injury: Injury) -> None:
     per_s = AT_ONCE * PER_TURN / (time.monotonic() - began)
     at = datetime.now(UTC) + timedelta(seconds=10 + 1.5 * world.reminders / per_s)
     await _set_reminders(world, name, world.reminders, at)
+    # Setting them may be done long before: Postgres need not be away for longer than callers wait.
+    await asyncio.sleep(max(0.0, at.timestamp() - time.time() - DOWN_S))
     injury.at = time.time()
     pid = world.postgres.postmaster_pid
     assert pid is not None
