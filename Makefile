@@ -27,7 +27,7 @@ help: ## show the targets
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv found: set PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev,test,lint,docs]'
 	touch $@
 
 .PHONY: lint lint-style lint-mypy lint-pyright lint-imports
@@ -97,6 +97,14 @@ bench: $(READY) ## the benchmarks with their goals and ceilings, a quarter of an
 .PHONY: schemathesis
 schemathesis: $(READY) ## is the OpenAPI true? Thousands of requests: make schemathesis ARGS='--seed 1 --examples 300'
 	$(BIN)/python -m tests.openapi $(ARGS)
+
+.PHONY: docs errors
+docs: $(READY) errors ## the documentation as a site, in build/site; fails if a link leads nowhere
+	$(BIN)/mkdocs build --strict --quiet
+
+errors: $(READY) ## docs/errors.md, from the code
+	@$(BIN)/python -c 'from perdure.api.explain import errors_markdown as text; print(text(), end="")' >.errors.md
+	@mv .errors.md docs/errors.md
 
 SEEDS ?= 1000
 

@@ -14,7 +14,8 @@ from ..entities.store.encoded import EncodedStore
 from ..entities.store.rows import Loaded
 from ..entities.testing.replay import decode_recording, encode_recording, recorded_runs, replay
 from .database import reach
-from .failures import Exit, Failure
+from .exits import Exit
+from .failures import Failure
 from .target import load_target, put_on_path
 
 Say = Callable[[str], None]

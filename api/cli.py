@@ -21,7 +21,8 @@ from pydantic_settings import SettingsError
 from .commands.options import Output, Yes
 from .commands.output import Format
 from .commands.register import add_verbs
-from .failures import Exit, Failure, failure_of
+from .exits import Exit
+from .failures import Failure, failure_of
 from .settings import PREFIX, Settings, unknown_variables
 from .variables import origin
 

@@ -12,7 +12,8 @@ from ..cluster.postgres.names import masked, without_password
 from ..cluster.postgres.sessions import SessionSettings
 from ..cluster.postgres.store import PostgresStore
 from ..entities.definition import Registry
-from .failures import Exit, Failure
+from .exits import Exit
+from .failures import Failure
 from .target import load_target, put_on_path
 
 CONNECT_TIMEOUT_S = 5

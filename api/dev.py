@@ -26,7 +26,8 @@ from ..cluster.ray_runtime import is_joined, leave, start_local
 from .connection import connection
 from .console.beside import Console
 from .database import upgrade_database
-from .failures import Exit, Failure
+from .exits import Exit
+from .failures import Failure
 from .gateway import create_app
 from .interrupts import Interrupted, Interrupts, kill_below
 from .serve import bind, check_binding, serving

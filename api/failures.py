@@ -1,7 +1,5 @@
 """Errors of the command line: one line on standard error, and an exit code that a script can act on."""
 
-from enum import IntEnum
-
 from ..cluster.embedded import (
     BinariesNotFound,
     DataDirectoryIncompatible,
@@ -11,21 +9,8 @@ from ..cluster.embedded import (
 )
 from ..entities.errors import DefinitionError, PerdureError, StartRefused, Unavailable
 from ..entities.store.port import StoreUnavailable
+from .exits import Exit
 from .serve import AddressRefused, InsecureBind
-
-
-class Exit(IntEnum):
-    """Exit codes."""
-
-    OTHER = 1
-    USAGE = 2
-    UNREACHABLE = 3
-    NOT_FOUND = 4
-    CONFLICT = 5
-    DENIED = 6
-    TIMEOUT = 7
-    INTERRUPTED = 130
-    """Ctrl-C twice: ended at once, not in order."""
 
 
 class Failure(Exception):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from ..entities.definition import Registry
 from ..entities.entity import Entity
@@ -17,11 +17,12 @@ from .authorise import Authoriser
 from .connection import lifespan
 from .console.pages import PATHS as CONSOLE_PATHS
 from .console.pages import ApiBelow, console_routes
+from .explain import error_page, errors_html
 from .health import health_router
 from .limits import Limits
 from .openapi_security import declare_security
 from .overview import overview_routes
-from .problems import DOCS, error_page, install
+from .problems import DOCS, install
 from .routes import ENTITIES, direct_routes, gateway_router
 from .settings import Settings
 from .worklist import worklist_routes
@@ -97,5 +98,9 @@ def _version() -> str:
         return "0"
 
 
-async def _errors() -> JSONResponse:
-    return JSONResponse(error_page())
+async def _errors(request: Request) -> Response:
+    headers = {"Vary": "Accept"}
+    if "text/html" in request.headers.get("accept", ""):
+        policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+        return HTMLResponse(errors_html(), headers=headers | {"Content-Security-Policy": policy})
+    return JSONResponse(error_page(), headers=headers)

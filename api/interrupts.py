@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import psutil
 
-from .failures import Exit
+from .exits import Exit
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO_S = 0.5

@@ -241,7 +241,6 @@ OWN_CODES: dict[str, str] = {
     "bad_cursor": "`after` is no cursor of this list, or one of a search with other conditions; begin anew.",
     "precondition_unsupported": "`If-Match` and its kin are not evaluated; the request was not applied.",
     "bad_preference": "The header `Prefer` cannot be applied here.",
-    "bad_path": "The path cannot be read without doubt; percent-encode the key.",
     "unauthorized": "A valid credential is missing: `Authorization: Bearer <API key or token>`.",
     "forbidden": "The credential has no grant for this, or is for another namespace.",
     "forbidden_host": "A gateway without credentials answers only callers on the same machine.",
@@ -423,13 +422,3 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 async def _on_bug(request: Request, error: Exception) -> Response:
     logger.error("request %s to %s failed", request_id(request), instance(request), exc_info=error)
     return problem(error, request)
-
-
-def error_page() -> dict[str, Any]:
-    """Every code with its status and meaning: what `type` in a problem leads to."""
-    codes: dict[str, dict[str, Any]] = {}
-    for cls, row in TABLE.items():
-        codes[cls.code] = {"status": row.status, "title": row.title, "meaning": " ".join((cls.__doc__ or "").split())}
-    for code, meaning in OWN_CODES.items():
-        codes.setdefault(code, {"meaning": meaning})
-    return dict(sorted(codes.items()))

@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from ..entities.definition import Registry, entity_classes
 from ..entities.entity import Entity
 from ..entities.errors import DefinitionError
-from .failures import Exit, Failure
+from .exits import Exit
+from .failures import Failure
 
 
 class Target(NamedTuple):

@@ -11,7 +11,8 @@ import typer
 
 from ...cluster.exposure import open_ray
 from ..database import check_database, reach
-from ..failures import Exit, Failure, failure_of
+from ..exits import Exit
+from ..failures import Failure, failure_of
 from ..settings import Settings
 from ..target import load_target, put_on_path
 from .output import Format, show

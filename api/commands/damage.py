@@ -10,7 +10,8 @@ from ...cluster.postgres.names import masked, without_password
 from ...entities.errors import InvalidKey
 from ...entities.ids import EntityId
 from ..database import check_database, reach
-from ..failures import Exit, Failure
+from ..exits import Exit
+from ..failures import Failure
 from .options import confirm
 
 

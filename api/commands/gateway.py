@@ -7,37 +7,13 @@ from urllib.parse import quote
 
 import httpx
 
-from ..failures import Exit, Failure
+from ..exits import Exit, exit_of
+from ..failures import Failure
 from ..settings import API_KEY, URL
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PATIENCE_S = 5.0
 """How much longer than the gateway may take the command waits for it."""
-
-_EXITS = {
-    401: Exit.DENIED,
-    403: Exit.DENIED,
-    404: Exit.NOT_FOUND,
-    409: Exit.CONFLICT,
-    412: Exit.CONFLICT,
-    423: Exit.CONFLICT,
-    503: Exit.UNREACHABLE,
-    504: Exit.TIMEOUT,
-}
-_FAILED_CALLS = frozenset(
-    {
-        "activity_failed",
-        "application_error",
-        "handler_failed",
-        "handler_timeout",
-        "rejected",
-        "saga_failed",
-        "workflow_cancelled",
-        "workflow_failed",
-        "workflow_terminated",
-    }
-)
-"""Problems with the answer of the user's own code: the request as such was right."""
 
 
 class Gateway:
@@ -119,9 +95,7 @@ def _problem(answer: httpx.Response) -> Failure:
     text = (
         detail + (f" ({fields})" if fields and fields not in detail else "") + (f" (there is {close})" if close else "")
     )
-    is_answer = told["code"] in _FAILED_CALLS
-    fallback = Exit.OTHER if is_answer or answer.status_code >= 500 else Exit.USAGE
-    return Failure(str(told["code"]), text, Exit.OTHER if is_answer else _EXITS.get(answer.status_code, fallback))
+    return Failure(str(told["code"]), text, exit_of(str(told["code"]), answer.status_code))
 
 
 def entity_path(address: str, *below: str) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..failures import Exit, Failure
+from ..exits import Exit
+from ..failures import Failure
 from .output import Format
 
 Url = Annotated[str, typer.Option("--url", help="The gateway; PERDURE_URL, else http://127.0.0.1:8000.")]

@@ -5,7 +5,8 @@ import pytest
 from fastapi import FastAPI, HTTPException
 
 from perdure.api import install
-from perdure.api.problems import OWN_CODES, TABLE, error_page, row_of
+from perdure.api.explain import error_page
+from perdure.api.problems import OWN_CODES, TABLE, row_of
 from perdure.entities.errors import (
     ERRORS,
     ApplicationError,
@@ -180,8 +181,15 @@ async def test_with_every_error_there_is_one_shape() -> None:
 async def test_the_page_of_a_problem_explains_its_code(http: httpx.AsyncClient) -> None:
     page = (await http.get("/docs/errors")).json()
     assert page == error_page()
-    assert page.keys() == {cls.code for cls in TABLE} | set(OWN_CODES)
-    assert all(entry["meaning"] for entry in page.values())
+    assert page.keys() >= {cls.code for cls in TABLE} | set(OWN_CODES)
+    assert all(entry["meaning"] and entry["next"] and entry["do"] for entry in page.values())
+
+
+async def test_a_browser_gets_a_page_with_a_place_for_each_code(http: httpx.AsyncClient) -> None:
+    reply = await http.get("/docs/errors", headers={"accept": "text/html,*/*;q=0.8"})
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert [code for code in error_page() if f'<section id="{code}">' not in reply.text] == []
 
 
 async def test_not_connected_says_how_to_connect(app: FastAPI) -> None:
