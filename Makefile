@@ -100,7 +100,7 @@ schemathesis: $(READY) ## is the OpenAPI true? Thousands of requests: make schem
 
 .PHONY: docs errors
 docs: $(READY) errors ## the documentation as a site, in build/site; fails if a link leads nowhere
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 errors: $(READY) ## docs/errors.md, from the code
 	@$(BIN)/python -c 'from perdure.api.explain import errors_markdown as text; print(text(), end="")' >.errors.md

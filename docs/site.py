@@ -25,6 +25,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     nav: list[Any] = list(config.nav or [])
     decisions = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
     nav.append({"Decisions": [f"decisions/{name}" for name in decisions]})
+    nav.append("repository/SECURITY.md")
     nav.append({"Examples": [place(path) for path in sorted(posix(p) for p in ROOT.glob("examples/*/README.md"))]})
     config.nav = nav
     return config
@@ -78,8 +79,8 @@ def resolve(path: str, link: str) -> str | None:
 
 
 def sorted_first(folder: str) -> str:
-    """The first page of a folder without a README."""
-    return min((file.name for file in (ROOT / folder).glob("*.md")), default="")
+    """The file that stands for a folder without a README."""
+    return min((file.name for file in (ROOT / folder).iterdir() if file.is_file()), default="")
 
 
 def place(path: str) -> str:
