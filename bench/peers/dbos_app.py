@@ -31,7 +31,8 @@ async def no_op(step: int) -> int:
 
 @DBOS.workflow()
 async def one_step(amount: int) -> int:
-    return await no_op(amount)
+    done: int = await no_op(amount)  # without DBOS installed, its type is not known
+    return done
 
 
 @DBOS.workflow()
