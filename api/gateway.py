@@ -20,6 +20,8 @@ from .console.pages import ApiBelow, console_routes
 from .explain import error_page, errors_html
 from .health import health_router
 from .limits import Limits
+from .metered import Metered, RequestMeter
+from .metrics import metrics_routes
 from .openapi_security import declare_security
 from .overview import overview_routes
 from .problems import DOCS, install
@@ -68,6 +70,8 @@ def create_app(
     app.router.routes[:0] = [*overview_routes(registry, settings=chosen), *worklist_routes(chosen)]
     app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.include_router(health_router())
+    meter = RequestMeter()
+    app.router.routes[:0] = metrics_routes(chosen, meter)
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.include_router(activity_router(settings=chosen))
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
@@ -84,6 +88,7 @@ def create_app(
     if chosen.has_credentials or authenticator is not None:
         declare_security(app, open_paths=OPEN_PATHS)
     app.add_middleware(Limits, settings=chosen)  # the outermost of those that refuse: it is the cheapest
+    app.add_middleware(Metered, meter=meter)  # counts those that are refused, too
     if with_console:
         app.add_middleware(ApiBelow)
     app.state.is_guarded = True

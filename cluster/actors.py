@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..entities.ids import EntityId
+from ..entities.metrics import encode_reading
 from .addresses import host_actor, supervisor_actor
 from .follow import follow_supervisor
 from .host import EXIT_RETIRED, Host, HostSpec, Surroundings
@@ -64,6 +65,9 @@ class HostActor:
 
     async def stats(self) -> dict[str, int]:
         return self._host.stats() | {"pid": os.getpid()}
+
+    async def metrics(self) -> bytes:
+        return encode_reading(self._host.reading())
 
     async def watch(self) -> None:
         """Returns when the host has left, and breaks when it dies."""
@@ -144,6 +148,22 @@ def host_connector(handles: Handles) -> Callable[[str], Awaitable[Send]]:
         return lambda data: submit(handle, "exchange", data)
 
     return connect_host
+
+
+def host_metrics(handles: Handles) -> Callable[[str], Awaitable[bytes]]:
+    """How a gateway asks hosts for their metrics: actor name → an encoded reading."""
+
+    async def ask(actor: str) -> bytes:
+        handle = await handles.get(actor)
+        if handle is None:
+            raise LookupError(f"Ray knows no actor {actor!r}")
+        try:
+            return bytes(await submit(handle, "metrics"))
+        except Exception:
+            handles.forget(actor)
+            raise
+
+    return ask
 
 
 def _exit(code: int, over: asyncio.Event) -> None:

@@ -6,8 +6,10 @@ from typing import Self
 
 from ..entities.ids import new_message_id
 from ..entities.messages import Envelope, Reply
+from ..entities.metrics import Reading
 from ..entities.store.archive import Archive
 from ..entities.store.survey import Survey
+from .readings import AskHost, gather_readings
 from .router import Router
 from .routes import Routes
 
@@ -34,6 +36,10 @@ class Client:
         """Gauges of the router."""
         return self._router.stats()
 
+    def add_to(self, reading: Reading) -> None:
+        """Metrics of the router."""
+        self._router.add_to(reading)
+
 
 class Connection(Client):
     """A client that joined a cluster by itself, and leaves it again."""
@@ -46,6 +52,7 @@ class Connection(Client):
         archive: Archive,
         survey: Survey,
         on_close: Callable[[], Awaitable[None]],
+        ask_metrics: AskHost,
         default_timeout_s: float,
     ) -> None:
         super().__init__(router, default_timeout_s=default_timeout_s)
@@ -55,6 +62,11 @@ class Connection(Client):
         self.survey = survey
         """The same, of the whole namespace."""
         self._on_close = on_close
+        self._ask_metrics = ask_metrics
+
+    async def readings(self, *, timeout_s: float) -> dict[str, Reading | None]:
+        """Metrics of every host that this process knows, by incarnation; None: it did not answer in time."""
+        return await gather_readings(self.routes.table.actors, self._ask_metrics, timeout_s=timeout_s)
 
     async def close(self) -> None:
         """End: requests under way fail. Idempotent."""

@@ -22,7 +22,7 @@ from ..entities.store.port import StoreUnavailable
 from ..entities.store.rows import HostRow
 from ..entities.store.sealing import Sealer
 from ..entities.store.survey import Survey
-from .actors import ensure_supervisor, host_connector
+from .actors import ensure_supervisor, host_connector, host_metrics
 from .addresses import HostAddress, supervisor_actor
 from .allocation import allocate
 from .client import DEFAULT_TIMEOUT_S, Connection
@@ -115,6 +115,7 @@ async def connect(
         archive=archive,
         survey=survey,
         on_close=on_close,
+        ask_metrics=host_metrics(Handles()),
         default_timeout_s=default_timeout_s,
     )
     if is_default:

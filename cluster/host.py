@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..entities.client import set_default
 from ..entities.ids import EntityId
+from ..entities.metrics import RECEIVED, RENEWALS, UNANSWERED, Reading
 from ..entities.store.port import HostFenced
 from ..entities.store.rows import HostRow, Suspicion
 from .addresses import HostAddress, host_actor
@@ -123,6 +124,7 @@ class Host:
         self._tasks: list[asyncio.Task[None]] = []
         self._drain: asyncio.Task[None] | None = None
         self._is_over = False
+        self._renewals_by_outcome = {"ok": 0, "error": 0}
         self._serve: Serve | None = None
         self._store: Store
         self._renewals: Store
@@ -212,6 +214,16 @@ class Host:
         """Counters and gauges."""
         return self._engine.stats() | self._exchange.stats() | {"shards_owned": len(self._ownership.epochs)}
 
+    def reading(self) -> Reading:
+        """Metrics of the host."""
+        reading = self._engine.reading()
+        reading.add_all(RENEWALS, self._renewals_by_outcome)
+        exchange = self._exchange.stats()
+        reading.add(RECEIVED, exchange["exchange_messages"])
+        reading.add(UNANSWERED, exchange["unanswered"])
+        self._client.add_to(reading)
+        return reading
+
     # --- lease ---
 
     async def _register(self) -> None:
@@ -236,7 +248,9 @@ class Host:
             except Exception as error:  # noqa: BLE001 - a host that stops renewing is dead
                 log.warning("host %s could not renew its lease: %s", self._incarnation, error)
                 is_failed = True
+                self._renewals_by_outcome["error"] += 1
             else:
+                self._renewals_by_outcome["ok"] += 1
                 self._engine.set_lease(terms.trusted_until(asked_at), database_us, asked_at)
             await asyncio.sleep(terms.pause_s(asked_at=asked_at, now=time.monotonic(), failed=is_failed))
 

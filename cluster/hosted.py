@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from ..entities.engine.subjects import Subject
 from ..entities.ids import EntityId
 from ..entities.messages import Envelope, Reply
+from ..entities.metrics import Reading
 from ..entities.store.port import EntityStore
 from ..entities.transactional import StepTransactions
 
@@ -51,6 +52,10 @@ class HostedEngine(Protocol):
 
     def stats(self) -> dict[str, int]:
         """Counters and gauges."""
+        ...
+
+    def reading(self) -> Reading:
+        """Metrics."""
         ...
 
 

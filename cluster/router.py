@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 
 from ..entities.errors import Busy, CallTimeout, NotConnected, Unavailable
 from ..entities.messages import IN_DOUBT, Envelope, Reply, Status
+from ..entities.metrics import ROUTER_EXPIRED, ROUTER_PENDING, ROUTER_RETRIES, Reading
 from ..entities.shard import shard_of
 from .link import Link, Pending, Send
 from .ray_runtime import is_actor_dead
@@ -82,6 +83,8 @@ class Router:
         self._dead: set[str] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._pending_count = 0
+        self._retries = {"not_owner": 0, "link_lost": 0}
+        self._expired = {"unavailable": 0, "unknown": 0}
         self._is_closed = False
         routes.on_change(self._routes_changed)
 
@@ -138,6 +141,12 @@ class Router:
             "pending": self._pending_count,
             "stalled": sum(len(stall.waiting) for stall in self._stalls.values()),
         }
+
+    def add_to(self, reading: Reading) -> None:
+        """Metrics (see `perdure.entities.metrics`)."""
+        reading.add_all(ROUTER_RETRIES, self._retries)
+        reading.add_all(ROUTER_EXPIRED, self._expired)
+        reading.add(ROUTER_PENDING, self._pending_count)
 
     # --- sending ---
 
@@ -209,6 +218,7 @@ class Router:
         """A reply: to its caller, or another attempt."""
         if reply.status is Status.NOT_OWNER:
             pending.attempts += 1
+            self._retries["not_owner"] += 1
             pending.is_lost = pending.is_lost or reply.body == IN_DOUBT
             self._stall(pending, link)
         elif not pending.future.done():
@@ -236,6 +246,7 @@ class Router:
         for pending in left:
             if not pending.future.done():
                 pending.attempts += 1
+                self._retries["link_lost"] += 1
                 self._stall(pending)
         for pending in left:
             self._uncarry(pending)
@@ -304,6 +315,7 @@ class Router:
         if pending.future.done():
             return
         entity, name = pending.envelope.entity, pending.envelope.name
+        self._expired["unknown" if pending.may_be_applied else "unavailable"] += 1
         if pending.may_be_applied:
             pending.future.set_exception(
                 CallTimeout(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CompleteLater
 from ..ids import EntityId
+from ..metrics import ATTEMPTS
 from ..store.rows import AttemptRow, AttemptStatus
 from ..transactional import StepTransactions
 from .activities import ActivityCall, ActivityPool, MakeRunner, encode_error, failure, success
@@ -194,22 +195,27 @@ class Attempts:
         if self._under_way.get(call.key) is not call or call.shard not in self._engine.epochs_held:
             return
         if error is None:
+            self._count(call, "ok")
             self._end(ActivityDone(call, success(call, result or b"null")))
             return
         now_us = self._engine.now_us()
         if isinstance(error, CompleteLater):
+            self._count(call, "outside")
             self._end(ActivityWaits(call, self._row(call, None, 0, AttemptStatus.OUTSIDE)))
             return
         verdict = judge(
             call.options, error, what=call.what, attempt=call.attempt, first_us=call.first_us, now_us=now_us
         )
         if isinstance(verdict, Fail):
+            self._count(call, "failed")
             self._end(ActivityDone(call, failure(call, verdict.error)))
             return
         if isinstance(verdict, Pause):
+            self._count(call, "paused")
             log.warning("%s has used up its attempts and waits for a person: %s", call.what, verdict.error)
             self._end(ActivityWaits(call, self._row(call, verdict.error, now_us, AttemptStatus.PAUSED)))
             return
+        self._count(call, "retry")
         log.info("%s failed (attempt %d): %s; next try in %.1f s", call.what, call.attempt, error, verdict.wait_s)
         row = self._row(call, error, now_us + round(verdict.wait_s * 1e6), AttemptStatus.RETRYING)
         if call.is_held:
@@ -218,6 +224,9 @@ class Attempts:
         self._note(call, row)
         call.attempt += 1
         self._next(call, verdict.wait_s)
+
+    def _count(self, call: ActivityCall, outcome: str) -> None:
+        self._engine.figures.count(ATTEMPTS, call.entity.type, call.name, outcome)
 
     def _end(self, item: ActivityDone) -> None:
         del self._under_way[item.call.key]

@@ -117,11 +117,13 @@ class Committer:
         try:
             database_us = await engine.settling.carry(engine.store.commit(batch))
         except WriteConflict as conflict:
+            engine.figures.commits["conflict"] += 1
             log.warning("group commit conflicts: %s", conflict)
             self._note_again(batch)
             self._conflicted(conflict.entities, activations, arrivals)
             return True
         except NotStorable as problem:
+            engine.figures.commits["refused"] += 1
             log.warning("group commit refused for good: %s", problem)
             for activation in activations:
                 if activation.id in problem.entities:
@@ -130,10 +132,12 @@ class Committer:
             self._conflicted(problem.entities, activations, arrivals)
             return True
         except HostFenced as fenced:
+            engine.figures.commits["fenced"] += 1
             engine.fenced(str(fenced))
             return True
         except StoreUnavailable as problem:
             self.failures += 1
+            engine.figures.commits["unknown"] += 1
             log.warning("group commit failed: %s", problem)
             if problem.details.get("maybe_applied", True):
                 await engine.settling.settle(batch.epochs)
@@ -143,12 +147,15 @@ class Committer:
         except Exception:
             log.exception("group commit failed unexpectedly; %d entities start again", len(activations))
             self.failures += 1
+            engine.figures.commits["unexpected"] += 1
             await engine.settling.settle(batch.epochs)
             self._lost(activations, arrivals)
             return False
         received = engine.monotonic()
         engine.clock.observe(database_us, sent=sent, received=received)
         self._times_us.append(round((received - sent) * 1e6))
+        engine.figures.commits["ok"] += 1
+        engine.figures.commit_seconds.observe(received - sent)
         self._succeeded(batch, activations, arrivals)
         return True
 
@@ -161,6 +168,9 @@ class Committer:
         engine = self._engine
         self.commits += 1
         self.written += len(batch.writes)
+        engine.figures.commit_entities.observe(len(batch.writes))
+        for activation, write in zip(activations, batch.writes, strict=True):
+            engine.figures.committed(activation.definition, write)
         for activation in activations:
             if not activation.is_dead:
                 activation.committed()

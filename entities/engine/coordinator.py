@@ -207,6 +207,7 @@ class Coordinator:
 
     def _written(self, batch: Batch) -> None:
         for write in batch.writes:
+            self._engine.figures.committed(self._engine.registry.get(write.entity.type), write)
             for envelope in write.outbox:
                 self._engine.hint(envelope.entity)
 

@@ -10,6 +10,7 @@ Ownership: `epochs` are the shards that messages are accepted for; `epochs_held`
 import asyncio
 import contextvars
 import logging
+import math
 import sys
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from ..context import TurnContext, current
 from ..definition import EntityDefinition, Registry
 from ..ids import EntityId
 from ..messages import Envelope, Kind, Reply, Status
+from ..metrics import LEASE_SECONDS, Reading
 from ..shard import shard_of
 from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow
@@ -33,6 +35,7 @@ from .attempts import Attempts
 from .clock import DatabaseClock
 from .committer import Committer
 from .deliveries import Delivery, Fire, Item, Respond
+from .figures import Figures
 from .holds import Holds
 from .readers import Readers
 from .results import Results
@@ -117,6 +120,7 @@ class Engine:
         self._outlets = outlets
         self.dedicated: DedicatedHosting | None = None
         self._shard_count = shard_count
+        self.figures = Figures()
         self._committer = Committer(self)
         self.readers = Readers(self)
         self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner, outlets.steps)
@@ -234,6 +238,13 @@ class Engine:
             "waiters": len(self.results),
         }
 
+    def reading(self) -> Reading:
+        """Metrics (see `perdure.entities.metrics`)."""
+        reading = self.figures.reading(self)
+        if math.isfinite(self._lease_until):
+            reading.add(LEASE_SECONDS, max(0.0, self._lease_until - self.monotonic()))
+        return reading
+
     # --- ownership ---
 
     def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
@@ -243,6 +254,8 @@ class Engine:
         """
         self.epochs.update(epochs)
         self.epochs_held.update(epochs)
+        self.figures.shards_gained += len(epochs)
+        self.figures.shards_taken_over += len(taken_over)
         self.suspects.took_over(taken_over)
         self.readers.gained(set(epochs))
 
@@ -520,6 +533,7 @@ class Engine:
         now_us = self.now_us()
         room = self.settings.timer_batch - self.wheel.handed_out
         for row in self.wheel.pop_due(now_us, max(0, room)):
+            self.figures.lateness.observe((now_us - row.due_us) / 1e6)
             self.arrivals.offer(row.entity, Fire(row))
         next_us = self.wheel.next_due_us()
         if next_us is None:

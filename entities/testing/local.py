@@ -26,6 +26,7 @@ from ..entity import Entity
 from ..errors import CallTimeout, Unavailable
 from ..ids import EntityId, new_message_id
 from ..messages import Envelope, Reply, Status
+from ..metrics import Reading
 from ..shard import shard_of
 from ..store.archive import Archive
 from ..store.memory import MemoryStore
@@ -227,6 +228,13 @@ class LocalCluster:
     def survey(self) -> Survey:
         """Reading the whole namespace."""
         return self.store.survey()
+
+    async def readings(self, *, timeout_s: float) -> dict[str, Reading | None]:
+        """Metrics of every host, as a gateway asks for them."""
+        return {engine.incarnation: engine.reading() for engine in self.engines}
+
+    def add_to(self, reading: Reading) -> None:
+        """There is no router here."""
 
     async def drained(self) -> None:
         """Wait until every host has committed everything it has."""

@@ -21,8 +21,13 @@ async def test_entities_answer_through_hosts(world: World) -> None:
 
 async def test_hosts_note_what_they_do(world: World) -> None:
     await world.up(2)
-    await world.connect()
+    client = await world.connect()
     assert await Counter.ref("c1").add(1) == 1
+    readings = await client.readings(timeout_s=10)
+    levels = [level for reading in readings.values() for level in (reading.levels if reading is not None else ())]
+    assert len(readings) == 2
+    assert sum(level.value for level in levels if level.name == "perdure_turns_total") == 1
+    assert min(level.value for level in levels if level.name == "perdure_lease_remaining_seconds") > 0
     survey = ambient_survey()
     async with asyncio.timeout(60):
         while len({one.incarnation for one in await survey.minutes(since_us=0)}) < 2:

@@ -17,6 +17,7 @@ from ...errors import (
     Rejected,
 )
 from ...messages import Kind, encode_json
+from ...metrics import HANDLER_RETRIES
 from ...recurrence import following
 from ...store.rows import (
     DeadLetter,
@@ -201,6 +202,7 @@ class HandlerTurns(Rebuild):
             if delivery.fired is not None:
                 self._fired(write, delivery, delivery.fired, Effects())
             return
+        self.engine.figures.count(HANDLER_RETRIES, self.id.type, method.name)
         log.warning("%s.%s failed (attempt %d): %s", self.id, method.name, delivery.attempts, body.message)
         sender = delivery.envelope.sender
         self._hold_back(delivery)

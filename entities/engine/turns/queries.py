@@ -17,6 +17,7 @@ from ...errors import (
 )
 from ...ids import EntityId
 from ...messages import Status, encode_json
+from ...metrics import QUERIES
 from ..deliveries import (
     Delivery,
     HandlerContext,
@@ -66,10 +67,15 @@ class Queries(HandlerTurns):
 
     def _answer_query(self, delivery: Delivery, status: Status, body: bytes) -> None:
         version = self.version
+        self._count_query(delivery, status)
         if delivery.envelope.reply_to:
             self._consume(delivery, ok=status is Status.OK, body=body)
             return
         self._gate(delivery, lambda: delivery.reply(status, body, version))
+
+    def _count_query(self, delivery: Delivery, status: Status) -> None:
+        outcome = "ok" if status is Status.OK else "error"
+        self.engine.figures.count(QUERIES, self.id.type, delivery.envelope.name, outcome)
 
     def _answer(self, method: Any, value: Any) -> tuple[Status, bytes]:
         try:
@@ -106,6 +112,7 @@ class Queries(HandlerTurns):
                 status, body = Status.ERROR, encode_json(_read_only(self.id, name).body())
             else:
                 status, body = self._answer(method, task.result())
+            self._count_query(delivery, status)
             if not delivery.envelope.reply_to:
                 delivery.reply(status, body, version)
             elif not self.is_dead:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ...errors import DamagedRow, HostKilled, PerdureError, RunParked
 from ...messages import encode_json
+from ...metrics import RUNS_PARKED
 from ...store.rows import (
     JournalRow,
     Loaded,
@@ -166,7 +167,7 @@ class Rebuild(Staging):
         )
         if before is None or before.status is not RunStatus.PARKED or before.outcome != row.outcome:
             self._writing().runs.append(row)
-            self._output(None, None)
+            self._output(None, lambda: self.engine.figures.count(RUNS_PARKED, self.id.type, row.workflow))
 
 
 def gap_in(journal: Sequence[JournalRow]) -> str:

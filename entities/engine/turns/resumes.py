@@ -279,6 +279,7 @@ class Resumes(Waits):
             self._close_child(write, child)
         for reply_to in waiting:
             self._send_reply(write, reply_to, ok=status is RunStatus.COMPLETED, body=outcome)
+        self._output(None, lambda: self.engine.figures.run_ended(self.id.type, row))
         self._output(None, lambda: self.engine.results.ended(self.id, row, self.tell_result_of(row)))
 
     def _leave(self, run: Run) -> None:
