@@ -18,6 +18,8 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
+from ..entities import logs
+from ..entities.errors import StartRefused
 from .commands.options import Output, Yes
 from .commands.output import Format
 from .commands.register import add_verbs
@@ -348,11 +350,11 @@ def _needed(settings: Settings) -> str:
 
 def _guarded(work: Callable[[], None], *, debug: bool) -> None:
     """Run a command; errors become one line and an exit code."""
-    logging.basicConfig(
-        level=logging.INFO if debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    try:
+        logs.configure(level=logging.INFO if debug else logging.WARNING, with_time=False, process="gateway")
+    except StartRefused as error:
+        typer.echo(str(Failure("bad_setting", error.message, Exit.USAGE)), err=True)
+        raise typer.Exit(Exit.USAGE) from None
     for warning in unknown_variables():
         typer.echo(f"warning: {warning}", err=True)
     try:

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..entities.encryption import VARIABLES as ENCRYPTION_VARIABLES
+from ..entities.logs import VARIABLES as LOG_VARIABLES
 from ..entities.signature import PAYLOAD_BYTES_MAX
 from .api_keys import ApiClient, check_key_text, check_subject
 from .jwt_settings import JwtSettings
@@ -112,5 +113,10 @@ class Settings(BaseSettings):
 
 def unknown_variables() -> list[str]:
     """Warnings for variables, in the environment and in `.env`, that mean nothing: most likely typing errors."""
-    known = frozenset(PREFIX + name.upper() for name in Settings.model_fields) | {URL, API_KEY, *ENCRYPTION_VARIABLES}
+    known = frozenset(PREFIX + name.upper() for name in Settings.model_fields) | {
+        URL,
+        API_KEY,
+        *ENCRYPTION_VARIABLES,
+        *LOG_VARIABLES,
+    }
     return [*environment_warnings(os.environ, known, PREFIX), *file_warnings(Path(".env"), known, PREFIX)]

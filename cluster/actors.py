@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..entities import logs
 from ..entities.ids import EntityId
 from ..entities.metrics import encode_reading
 from .addresses import host_actor, supervisor_actor
@@ -42,6 +43,7 @@ class HostActor:
 
     async def __init__(self, spec: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
         parsed = HostSpec.model_validate_json(spec)
+        logs.configure(process="host", host=parsed.incarnation, namespace=parsed.namespace)
         self._over = asyncio.Event()
         self._host = Host(parsed, _surroundings(parsed, self._over))
         await self._host.start()
@@ -83,6 +85,7 @@ class SupervisorActor:
 
     async def __init__(self, spec: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
         parsed = SupervisorSpec.model_validate_json(spec)
+        logs.configure(process="supervisor", namespace=parsed.namespace)
         self._supervisor = Supervisor(parsed, lambda incarnation, targets: spawn_host(parsed, incarnation, targets))
         self._supervisor.start()
 

@@ -74,6 +74,7 @@ from .history import HistoryEvent, HistoryPage, What, history
 from .hosting import Dedicated
 from .ids import EntityId
 from .json_patch import Change
+from .logs import JsonFormatter, is_replaying, log_context
 from .mailbox import Mailbox
 from .maintenance import dead_letter, dead_letters, discard_dead_letter, edit, replay_dead_letter
 from .operate import RunOperations, WaitingOperation, complete_activity, fail_activity, heartbeat_activity
@@ -134,6 +135,7 @@ __all__ = [
     "InvalidStatement",
     "InvalidTransaction",
     "JournalTooLong",
+    "JsonFormatter",
     "Mailbox",
     "Match",
     "NoSuchEntity",
@@ -209,6 +211,8 @@ __all__ = [
     "heartbeat_activity",
     "history",
     "import_entity",
+    "is_replaying",
+    "log_context",
     "new_encryption_key",
     "now",
     "open_decisions",

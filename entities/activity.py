@@ -220,6 +220,11 @@ class _ActivityDecorator:
         return Activity(fn, self._options, self._name)
 
 
+def running_attempt() -> ActivityInfo | None:
+    """The attempt that is running in this context, or None."""
+    return _info.get()
+
+
 def running_as(info: ActivityInfo | None) -> Any:
     """Set what `activity_info()` answers in this context (for the activity runner and for tests of activities)."""
     return _info.set(info)

@@ -157,6 +157,18 @@ class HandlerContext:
         self.fired_us = 0
         self._host = host
 
+    is_silent = False
+
+    def log_fields(self) -> dict[str, Any]:
+        """What log records of its code say."""
+        turn_of = getattr(self._host, "turn_of", None)  # the parts of a transaction have no engine
+        if turn_of is None:
+            return {}
+        version, name = turn_of(self.entity)
+        if self.mode == "handler":
+            version += 1  # that the turn makes
+        return {"version": version, self.mode: name} if name else {"version": version}
+
     @property
     def registry(self) -> "Registry":
         registry: Registry = self._host.registry

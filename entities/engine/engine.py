@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from .. import logs
 from ..context import TurnContext, current
 from ..definition import EntityDefinition, Registry
 from ..ids import EntityId
@@ -156,6 +157,7 @@ class Engine:
 
     async def start(self) -> None:
         """Begin. Raises StoreUnavailable if the store does not answer."""
+        logs.install()
         self._loop = asyncio.get_running_loop()
         self.clock = DatabaseClock(await self.store.clock_us(), self.monotonic())
         self.attempts.open()
@@ -421,6 +423,16 @@ class Engine:
             return running, subject_of(activation.id, running)
         known = self.user_tasks.get(task) if task is not None else None
         return (known[1], subject_of(*known)) if known is not None else None
+
+    def turn_of(self, entity: EntityId) -> tuple[int, str]:
+        """Version that the running turn of user code saw, and the name of its handler or query; for log records."""
+        activation = self.active.get(entity)
+        item: object = self.running if self.running_in is activation else None
+        if item is None:
+            task = asyncio.current_task()
+            item = self.user_tasks.get(task, (None, None))[1] if task is not None else None
+        version = activation.version if activation is not None else 0
+        return version, item.envelope.name if isinstance(item, Delivery) else ""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Run something later on the host's loop."""

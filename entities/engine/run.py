@@ -127,6 +127,8 @@ class Run:
         self.is_warned = False
         """Its long journal has been logged."""
         self.next_number = 0
+        self.version = 0
+        """Of the entity, that the resume makes."""
         self.last_turn = -1
         """Serial of the last turn of the entity that was this run's."""
         self.seen = b""
@@ -310,6 +312,15 @@ class Run:
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
         return error.arguments if isinstance(error, ContinueAsNew) else None
+
+    @property
+    def is_silent(self) -> bool:
+        """Its code repeats what it did before, or leaves memory: see `logs`."""
+        return self._is_replaying or self._is_closed
+
+    def log_fields(self) -> dict[str, Any]:
+        """What log records of its code say."""
+        return {"version": self.version, "workflow": self.row.workflow, "run": self.row.run_id}
 
     @property
     def has_begun(self) -> bool:

@@ -72,6 +72,7 @@ class Resumes(Waits):
             entry.detached = True
         write = self._writing() if is_same_turn else self._turn()
         problem: BaseException | None = None
+        run.version = self.version
         run.begin(entry.now_us)
         try:
             check_journal(run, self.engine.settings)
