@@ -13,6 +13,7 @@ from ..entities.ids import EntityId, SendClock, check_key, keyed_message_id, new
 from ..entities.mailbox import Mailbox
 from ..entities.messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from ..entities.signature import Signature
+from ..entities.tracing import current_traceparent
 from .authorise import operator_of, permit_of
 from .operations import Action, Operation
 from .presence import CallerGoneError, while_present
@@ -96,7 +97,7 @@ class _Exchange:
             position=_clock.next(time.time_ns() // 1_000),
             is_retry=bool(wishes.idempotency_key),
             delay_us=delay_us,
-            trace=wishes.trace,
+            trace=current_traceparent() or wishes.trace,
             timeout_us=round(wishes.wait_s * 1e6),
             options="restart" if operation.action is Action.START and read_flag(self._request, "restart") else "",
         )

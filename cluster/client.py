@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+from ..entities import tracing
 from ..entities.ids import new_message_id
 from ..entities.messages import Envelope, Reply
 from ..entities.metrics import Reading
@@ -24,6 +25,7 @@ class Client:
         self.default_timeout_s = default_timeout_s
         self._router = router
         self._loop = asyncio.get_running_loop()
+        tracing.look()
 
     async def request(self, envelope: Envelope, *, timeout_s: float) -> Reply:
         """See Caller."""

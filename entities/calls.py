@@ -21,6 +21,7 @@ from .errors import (
 from .ids import EntityId, SendClock, keyed_message_id, new_message_id
 from .messages import Envelope, Kind, Reply, Status, decode_error, encode_json
 from .sources import sources
+from .tracing import current_traceparent
 
 if TYPE_CHECKING:
     from .descriptors import Method
@@ -276,6 +277,7 @@ async def _request(
         position=reserve_position(),
         is_retry=bool(options.idempotency_key),
         delay_us=options.delay_us,
+        trace=current_traceparent(),
         timeout_us=round(timeout_s * 1e6),
         options=options.on_the_wire,
     )

@@ -25,7 +25,7 @@ from .activity import running_attempt
 from .context import current
 from .errors import StartRefused
 from .messages import OperationAddress
-from .tracing import trace_id
+from .tracing import current_traceparent, trace_id_of
 
 FORMAT, LEVEL = "PERDURE_LOG_FORMAT", "PERDURE_LOG_LEVEL"
 VARIABLES = frozenset({FORMAT, LEVEL})
@@ -66,8 +66,8 @@ def log_context() -> dict[str, Any]:
         fields["attempt"] = info.attempt
     else:
         return fields
-    if trace := trace_id():
-        fields["trace_id"] = trace
+    if trace := current_traceparent():
+        fields["trace_id"] = trace_id_of(trace)
     return fields
 
 

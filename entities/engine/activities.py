@@ -32,6 +32,7 @@ from ..heartbeat import Pulse, pulse
 from ..ids import EntityId
 from ..messages import encode_json
 from ..signature import PAYLOAD_BYTES_MAX, Signature, has_nul
+from ..tracing import Tracing
 from ..transactional import StepTransactions
 from .journal import Event, EventKind
 from .settings import EngineSettings
@@ -61,6 +62,8 @@ class ActivityCall:
     """The attempt that is under way or comes next, from 1."""
     first_us: int
     """When the first attempt started; 0 = not yet."""
+    trace: str = ""
+    """W3C traceparent of the run."""
     details: bytes = b"null"
     """JSON of the last heartbeat, of this attempt or an earlier one. Written by any thread."""
     started_us: int = 0
@@ -159,6 +162,7 @@ class ActivityRunner:
         """Told on the host's loop that `call.details` are new."""
         self.has_lease: Callable[[], bool] = lambda: True
         """Whether nobody can have taken over; asked from the activity loop."""
+        self.tracing: Tracing | None = None
         self._pool = pool
         self._host_loop: asyncio.AbstractEventLoop
         self._loop: asyncio.AbstractEventLoop
@@ -279,7 +283,10 @@ class ActivityRunner:
         attempt = Pulse(partial(self._on_beat, call, watch))
         try:
             async with whole, watch.scope:
-                return await self._run(call, attempt)
+                if self.tracing is None:
+                    return await self._run(call, attempt)
+                with self.tracing.attempt(call):
+                    return await self._run(call, attempt)
         except TimeoutError:
             what = f"{call.entity}: attempt {call.attempt} of activity {call.name}"
             if watch.scope.expired():

@@ -18,6 +18,7 @@ from ..errors import CompleteLater
 from ..ids import EntityId
 from ..metrics import ATTEMPTS
 from ..store.rows import AttemptRow, AttemptStatus
+from ..tracing import Tracing
 from ..transactional import StepTransactions
 from .activities import ActivityCall, ActivityPool, MakeRunner, encode_error, failure, success
 from .deliveries import ActivityDone, ActivityWaits
@@ -44,6 +45,10 @@ class Attempts:
         self._runner.on_beat = self._beat
         self._runner.has_lease = engine.has_lease
         self._under_way: dict[str, ActivityCall] = {}
+
+    def trace_with(self, tracing: Tracing | None) -> None:
+        """What makes the spans of attempts."""
+        self._runner.tracing = tracing
 
     def open(self) -> None:
         """Be ready to run attempts."""
@@ -121,6 +126,7 @@ class Attempts:
             attempt=before.attempt + 1 if before else 1,
             first_us=before.first_us if before else self._engine.now_us(),
             details=before.details if before else b"null",
+            trace=run.trace,
         )
 
     def _next(self, call: ActivityCall, delay_s: float) -> None:

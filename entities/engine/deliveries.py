@@ -20,6 +20,7 @@ from ..errors import (
 from ..ids import EntityId, fingerprint
 from ..messages import IN_DOUBT, Envelope, Kind, Reply, Status, encode_json
 from ..store.rows import AttemptRow, JournalRow, ReminderRow, Staged
+from ..tracing import TurnSpan
 from .effects import Effects
 from .journal import Event, EventKind
 
@@ -40,7 +41,7 @@ class Delivery:
 
     __slots__ = (
         "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_cleared", "is_done", "is_in_doubt",
-        "is_one_way", "is_stored", "is_storing", "journal", "needs_lookup", "problem", "respond",
+        "is_one_way", "is_stored", "is_storing", "journal", "needs_lookup", "problem", "respond", "span",
     )  # fmt: skip
 
     def __init__(self, envelope: Envelope, respond: Respond | None, *, is_stored: bool = False) -> None:
@@ -63,6 +64,7 @@ class Delivery:
         self.attempts = 0
         self.fired: ReminderRow | None = None
         self.fired_us = 0
+        self.span: TurnSpan | None = None
         self.problem: PerdureError | None = None
         self.journal: list[JournalRow] | None = None
         """What it needs of the store and has been read: the journal of an ended run."""

@@ -28,6 +28,7 @@ from ..metrics import LEASE_SECONDS, Reading
 from ..shard import shard_of
 from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow
+from ..tracing import Tracing, look
 from ..transactional import StepTransactions
 from .activation import Activation
 from .activities import ActivityPool, ActivityRunner, MakeRunner
@@ -122,6 +123,7 @@ class Engine:
         self.dedicated: DedicatedHosting | None = None
         self._shard_count = shard_count
         self.figures = Figures()
+        self.tracing: Tracing | None = None
         self._committer = Committer(self)
         self.readers = Readers(self)
         self.attempts = Attempts(self, outlets.activity_pool, outlets.activity_runner, outlets.steps)
@@ -158,6 +160,8 @@ class Engine:
     async def start(self) -> None:
         """Begin. Raises StoreUnavailable if the store does not answer."""
         logs.install()
+        self.tracing = look()
+        self.attempts.trace_with(self.tracing)
         self._loop = asyncio.get_running_loop()
         self.clock = DatabaseClock(await self.store.clock_us(), self.monotonic())
         self.attempts.open()

@@ -92,6 +92,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     """Arguments of the activities and calls asked for, by number: for people; replay does not look at them."""
     targets: dict[str, str] = {}
     """`Type/key` of the entities called, by number: for people as well."""
+    trace: str = ""
+    """W3C traceparent of the stretch of the run that this resume begins; for traces only."""
     tried: dict[str, Tried] = {}
     """Failed attempts of the activities whose outcome this is, by number: for people as well."""
 

@@ -32,6 +32,7 @@ from ..ids import EntityId, seed_of
 from ..messages import Kind, OperationAddress, decode_error, encode_json
 from ..store.rows import Child, RunRow
 from ..time_limit import TimeLimit
+from ..tracing import trace_id_of
 from . import guard
 from .children import CHILDREN_MAX, TooManyChildren, adopt
 from .effects import Effects
@@ -127,6 +128,8 @@ class Run:
         self.is_warned = False
         """Its long journal has been logged."""
         self.next_number = 0
+        self.trace = ""
+        """Of the present stretch of the run: below it is what it causes. At first, of who has started it."""
         self.version = 0
         """Of the entity, that the resume makes."""
         self.last_turn = -1
@@ -270,6 +273,7 @@ class Run:
             elif entry.detached:
                 replace_fields(None, 0)
             self.begin(entry.now_us)
+            self.trace = entry.trace or self.trace
             for event in entry.events:
                 self.apply(event)
             if self.asked != entry.operations and numbered(self.asked) != numbered(entry.operations):
@@ -320,7 +324,8 @@ class Run:
 
     def log_fields(self) -> dict[str, Any]:
         """What log records of its code say."""
-        return {"version": self.version, "workflow": self.row.workflow, "run": self.row.run_id}
+        fields = {"version": self.version, "workflow": self.row.workflow, "run": self.row.run_id}
+        return fields | {"trace_id": trace_id_of(self.trace)} if self.trace else fields
 
     @property
     def has_begun(self) -> bool:

@@ -96,7 +96,7 @@ def of(caplog: pytest.LogCaptureFixture, message: str) -> dict[str, Any]:
 async def test_a_replay_is_silent(store: FaultyStore, caplog: pytest.LogCaptureFixture) -> None:
     async with LocalCluster([Parcel], store=store, settings=QUICK) as cluster:
         await Parcel.ref("p").run.start()
-        await eventually(lambda: len(store.settled) == 2)  # the outcomes of both activities are committed
+        await eventually(lambda: len(store.settled) == 3)  # its start, and both activities
         for _ in range(3):
             await cluster.crash()  # each time the run is rebuilt from its journal, and its code closed before
             assert not await Parcel.ref("p").look()

@@ -49,6 +49,17 @@ class HandlerTurns(Rebuild):
     __slots__ = ()
 
     def _handle(self, delivery: Delivery) -> None:
+        tracing = self.engine.tracing
+        if tracing is None:
+            self._run_handler(delivery)
+            return
+        delivery.span = span = tracing.message(delivery.envelope)
+        with tracing.use(span):
+            self._run_handler(delivery)
+        if self.busy is None:
+            span.end()  # also of what never ran
+
+    def _run_handler(self, delivery: Delivery) -> None:
         name = delivery.envelope.name
         method = self.definition.handlers[name]
         try:
@@ -157,6 +168,25 @@ class HandlerTurns(Rebuild):
         error: BaseException | None,
     ) -> None:
         """The handler has returned or raised: commit its turn, or restore the state and record the error."""
+        span = delivery.span
+        if span is None:
+            self._conclude(delivery, method, context, value, error)
+            return
+        self.trace = span.traceparent
+        try:
+            self._conclude(delivery, method, context, value, error)
+        finally:
+            self.trace = ""
+            span.end(error)
+
+    def _conclude(
+        self,
+        delivery: Delivery,
+        method: "Handler[Any, Any]",
+        context: HandlerContext,
+        value: Any,
+        error: BaseException | None,
+    ) -> None:
         context.is_closed = True
         staged = context.effects.staged
         if staged is not None and error is None and not self._may_stage(delivery):

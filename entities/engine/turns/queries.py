@@ -47,6 +47,7 @@ class Queries(HandlerTurns):
             self._gate(delivery, lambda: self._query_durable(delivery))
             return
         method = self.definition.queries[name]
+        self._trace_query(delivery)
         token = current.set(HandlerContext(self.id, "query", self.engine))
         try:
             kwargs = method.signature.load_arguments(delivery.envelope.args)
@@ -76,6 +77,12 @@ class Queries(HandlerTurns):
     def _count_query(self, delivery: Delivery, status: Status) -> None:
         outcome = "ok" if status is Status.OK else "error"
         self.engine.figures.count(QUERIES, self.id.type, delivery.envelope.name, outcome)
+        if delivery.span is not None:
+            delivery.span.end()
+
+    def _trace_query(self, delivery: Delivery) -> None:
+        if self.engine.tracing is not None:
+            delivery.span = self.engine.tracing.message(delivery.envelope, is_query=True)
 
     def _answer(self, method: Any, value: Any) -> tuple[Status, bytes]:
         try:
@@ -98,6 +105,7 @@ class Queries(HandlerTurns):
         except PerdureError as error:
             refused(delivery, error)
             return
+        self._trace_query(delivery)
         task = self.engine.run_user_code(
             method.fn(copy, **kwargs), HandlerContext(self.id, "query", self.engine), delivery
         )

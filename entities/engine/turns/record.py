@@ -96,6 +96,7 @@ class Record:
         "serial",
         "shard",
         "snapshot",
+        "trace",
         "turns",
         "version",
         "write",
@@ -116,6 +117,8 @@ class Record:
         self.kept: bytes | None = self.snapshot if loaded.version else None
         self.kept_large_at = float("-inf")
         self.version = self.durable = loaded.version
+        self.trace = ""
+        """Of the turn that is running, where turns are traced."""
         self.clock = SendClock(loaded.clock)
         self.mailbox: deque[Item] = deque()
         self.by_id: dict[str, Delivery] = {}
@@ -317,6 +320,8 @@ class Record:
         )
 
     def _post(self, write: EntityWrite, envelope: Envelope) -> None:
+        if self.trace:
+            envelope = msgspec.structs.replace(envelope, trace=self.trace)
         write.outbox.append(envelope)
         self._output(None, lambda: self.engine.hint(envelope.entity))
 

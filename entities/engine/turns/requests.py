@@ -71,6 +71,7 @@ class Requests(Queries):
         self.rows[envelope.name] = row
         run = Run(self.definition, self.entity, self.id, row)
         self.runs[envelope.name] = run
+        run.trace = envelope.trace
         self._consume(delivery, ok=True, body=encode_json(row.run_id), by_run=True)
         self._resume(run, [Event(EventKind.START)], None, is_same_turn=True)
 

@@ -27,6 +27,7 @@ from ...store.rows import (
     RunRow,
     RunStatus,
 )
+from ...tracing import SPLIT_US, TurnSpan
 from ..children import closing
 from ..deliveries import (
     Begin,
@@ -71,6 +72,7 @@ class Resumes(Waits):
             entry.schema = self.definition.version
             entry.detached = True
         write = self._writing() if is_same_turn else self._turn()
+        span = self._trace_resume(run, entry, item) if self.engine.tracing is not None else None
         problem: BaseException | None = None
         run.version = self.version
         run.begin(entry.now_us)
@@ -96,7 +98,24 @@ class Resumes(Waits):
         self._output(item, None)
         if problem is not None or run.ended:
             self._finish(write, run, problem)
+        if span is not None:
+            self.trace = ""
+            has_failed = run.ended and run.continuation() is None
+            span.end(problem or (run.outcome()[1] if has_failed else None))
         self._changed(run)
+
+    def _trace_resume(self, run: Run, entry: Entry, item: Item | None) -> TurnSpan:
+        """The span of this resume. A run that has slept goes on in a new trace that links to the one before."""
+        tracing = self.engine.tracing
+        assert tracing is not None
+        has_slept = run.entries > 0 and entry.now_us - run.now > SPLIT_US
+        is_linked = has_slept or isinstance(item, Begin)
+        row = run.row
+        span = tracing.resume(self.id, row.workflow, row.run_id, parent=run.trace, is_linked=is_linked)
+        if is_linked or not run.entries:
+            run.trace = entry.trace = span.traceparent
+        self.trace = span.traceparent
+        return span
 
     def _look_again(self, item: CheckConditions) -> None:
         """Whether the run can go on: with what was held while it was parked, or because a condition has become true."""
@@ -255,6 +274,7 @@ class Resumes(Waits):
         self._leave(run)
         self._set_row(write, row)
         fresh = Run(self.definition, self.entity, self.id, row)
+        fresh.trace = run.trace
         self.runs[row.workflow] = fresh
         self.push_front(Begin(fresh))
 
