@@ -92,7 +92,7 @@ REQUESTS: list[tuple[str, str, Right]] = [
     ("GET", "/dead-letters?type=Order", Right.READ),
     *(
         ("GET", path, Right.READ)
-        for path in ("/overview", "/types", "/hosts", "/all-entities", "/reminders", "/schedules", "/audit")
+        for path in ("/overview", "/types", "/hosts", "/all-entities", "/reminders", "/schedules", "/audit", "/metrics")
     ),
     ("GET", "/entities/Order", Right.LIST),
     ("GET", "/entities/Order/o/run/operations", Right.OPERATE),
