@@ -71,13 +71,13 @@ def create_app(
     app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.include_router(health_router())
     meter = RequestMeter()
-    app.router.routes[:0] = metrics_routes(chosen, meter)
+    app.router.routes += metrics_routes(chosen, meter)
     app.include_router(gateway_router(registry, prefix=ENTITIES, settings=chosen))
     app.include_router(activity_router(settings=chosen))
     app.add_api_route(DOCS, _errors, methods=["GET"], include_in_schema=False)
     with_console = chosen.console if console is None else console
     if with_console:
-        app.router.routes[:0] = console_routes()
+        app.router.routes += console_routes()  # last: whatever stands before the members' routes slows each request
     app.add_middleware(
         Guard,
         settings=chosen,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -75,7 +76,7 @@ def metrics_routes(settings: Settings, meter: RequestMeter) -> list[BaseRoute]:
         methods=["GET"],
         summary="Metrics for Prometheus",
         tags=["health"],
-        response_class=Response,
+        response_class=PlainTextResponse,
         **described([asked("hosts", "boolean", "Those of all hosts, too (default: true).")]),
     )
     return list(router.routes)
@@ -101,13 +102,13 @@ def families_of(readings: Mapping[str, Reading | None]) -> Iterator[Family]:
     """Every metric of the catalogue that somebody reports, by host (empty: the gateway)."""
     levels: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
     spreads: dict[str, HistogramMetricFamily] = {}
-    for metric in CATALOGUE:
-        if metric.kind is MetricKind.COUNTER:
-            levels[metric.name] = CounterMetricFamily(metric.name, metric.help, labels=metric.all_labels)
-        elif metric.kind is MetricKind.GAUGE:
-            levels[metric.name] = GaugeMetricFamily(metric.name, metric.help, labels=metric.all_labels)
+    for one in CATALOGUE:
+        if one.kind is MetricKind.COUNTER:
+            levels[one.name] = CounterMetricFamily(one.name, one.help, labels=one.all_labels)
+        elif one.kind is MetricKind.GAUGE:
+            levels[one.name] = GaugeMetricFamily(one.name, one.help, labels=one.all_labels)
         else:
-            spreads[metric.name] = HistogramMetricFamily(metric.name, metric.help, labels=metric.all_labels)
+            spreads[one.name] = HistogramMetricFamily(one.name, one.help, labels=one.all_labels)
     for host, reading in readings.items():
         if reading is None:
             continue
@@ -115,8 +116,8 @@ def families_of(readings: Mapping[str, Reading | None]) -> Iterator[Family]:
             if level.name in levels:  # else of another release, during an upgrade
                 levels[level.name].add_metric(_labels(_BY_NAME[level.name], host, level.labels), level.value)
         for spread in reading.spreads:
-            metric = _BY_NAME[spread.name] if spread.name in spreads else None
-            if metric is not None and len(spread.counts) == len(metric.bounds) + 1:
+            metric = _BY_NAME.get(spread.name)
+            if metric is not None and len(spread.counts) == len(metric.bounds) + 1 and metric.bounds:
                 labels = _labels(metric, host, spread.labels)
                 spreads[spread.name].add_metric(labels, _buckets(metric, spread), spread.sum)
     yield from levels.values()

@@ -73,7 +73,7 @@ def log_context() -> dict[str, Any]:
 
 def is_replaying() -> bool:
     """Whether the running workflow code only repeats what it did before: for what should happen once, like printing."""
-    turn = current.get()
+    turn: object = current.get()
     return isinstance(turn, LoggedTurn) and turn.is_silent
 
 
@@ -129,7 +129,7 @@ class JsonFormatter(logging.Formatter):
             **self._always,
         }
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        line = extra | line | fields_of(record)
+        line = {**extra, **line, **fields_of(record)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:

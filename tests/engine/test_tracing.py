@@ -65,7 +65,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Generator[InMemorySpanExporter]
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    monkeypatch.setattr(otel.trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     yield exporter
     provider.shutdown()
 
@@ -91,7 +91,7 @@ def ids(span: ReadableSpan) -> tuple[int, int]:
 
 async def test_a_message_is_below_whoever_sent_it(store: FaultyStore, exported: InMemorySpanExporter) -> None:
     async with LocalCluster([Desk], store=store, settings=QUICK):
-        with otel.trace.get_tracer("app").start_as_current_span("request") as request:
+        with trace.get_tracer("app").start_as_current_span("request") as request:
             await Desk.ref("a").pass_on("b")
             await Desk.ref("a").all()
         await eventually(lambda: named(exported.get_finished_spans(), "Desk.note"))
