@@ -128,7 +128,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **self._always,
         }
-        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        given = vars(record).items()
+        extra = {name: value for name, value in given if name not in _STANDARD and name[0] != "_"}  # Ray adds some
         line = {**extra, **line, **fields_of(record)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

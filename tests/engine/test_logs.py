@@ -141,6 +141,7 @@ async def test_a_line_of_json(cluster: LocalCluster, caplog: pytest.LogCaptureFi
         log.exception("went wrong: %d", 3, extra={"order": 7, "level": "mine"})
     (record,) = caplog.records
     vars(record)["perdure"] = {"entity": "Order/o-1", "version": 2}
+    vars(record)["_ray_timestamp_ns"] = 7
     line = JsonFormatter(process="host").format(record)
     assert "\n" not in line
     found = json.loads(line)
