@@ -75,6 +75,7 @@ INVENTORY: dict[str, list[Run | NotRun]] = {
     "docs/console.md": [Run(f"{HERE}::test_applications_are_made")],
     "docs/contributing.md": [TOOLS, Run(f"{HERE}::test_the_test_of_contributing_passes")],
     "docs/encryption.md": [TERMINAL, CLUSTER, Run(f"{HERE}::test_a_codec_of_ones_own")],
+    "docs/observability.md": [Run("tests/docs/test_observability.py::test_outside_of_turns_nothing_is_replayed")],
     "docs/operations.md": [CLUSTER, CLUSTER],
     "docs/security.md": [Run(f"{HERE}::test_applications_are_made")],
     "docs/testing.md": [

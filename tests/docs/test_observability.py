@@ -9,7 +9,7 @@ import yaml
 
 from perdure.entities.metrics import CATALOGUE, MetricKind
 
-from .blocks import ROOT
+from .blocks import ROOT, python_blocks
 
 _NAME = re.compile(r"\bperdure_\w+")
 _LABELLED = re.compile(r"(perdure_\w+)\{([^}]*)\}")
@@ -66,3 +66,9 @@ def test_every_alert_says_what_to_do() -> None:
     for rule in rules:
         assert rule["labels"]["severity"] in ("page", "warning")
         assert rule["annotations"].keys() == {"summary", "description"}
+
+
+def test_outside_of_turns_nothing_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:
+    [block] = python_blocks(ROOT / "docs/observability.md")
+    exec(block, {})
+    assert capsys.readouterr().out == "begins {}\n"
