@@ -293,7 +293,7 @@ def _prune_the_living(code: Surgery) -> None:
 @_mutant("M17", "a change that is not in the snapshot", "P1 P2; I12", "A set-full", "W5")
 def _unnoticed_change(code: Surgery) -> None:
     """For "hidden attribute": a state as long as the one before counts as unchanged, and lives in memory only."""
-    code.rewrite(HandlerTurns._handled, "if snapshot != self.snapshot", "if len(snapshot) != len(self.snapshot)")
+    code.rewrite(HandlerTurns._conclude, "if snapshot != self.snapshot", "if len(snapshot) != len(self.snapshot)")
 
 
 @_mutant("M18", "what a query writes is kept", "P8; I25", "C linearizability", "W5")
@@ -440,7 +440,7 @@ def _eternal_trust(code: Surgery) -> None:
 @_mutant("N13", "a handler that raises keeps what it changed", "P2; I13", "A set-full", "W1")
 def _half_a_turn(code: Surgery) -> None:
     """The state is not restored; the next turn commits it."""
-    code.rewrite(HandlerTurns._handled, "self.definition.replace_fields(self.entity, self.snapshot)", "")
+    code.rewrite(HandlerTurns._conclude, "self.definition.replace_fields(self.entity, self.snapshot)", "")
 
 
 @_mutant("N14", "a cancelled reminder is only forgotten", "P6; I4", "H occurrence ledger", "W6")
