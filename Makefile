@@ -60,9 +60,13 @@ check: lint ## lint, and the fast tests
 JOBS ?= 2
 
 .PHONY: test
-test: $(READY) ## all tests: the fast ones, then those with clusters and browsers of their own; make test JOBS=3
+test: $(READY) ## the tests: the fast ones, then those with clusters and browsers of their own; make test JOBS=3
 	status=0; $(BIN)/pytest -n $(JOBS) -m '$(FAST)' $(ARGS) || status=1; \
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup -m 'not ($(FAST))' $(ARGS) || status=1; exit $$status
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup -m 'not ($(FAST)) and not long' $(ARGS) || status=1; exit $$status
+
+.PHONY: test-long
+test-long: $(READY) ## those that `make test` leaves out because each takes a minute or more: most campaigns, the whole benchmark suite, tiny
+	$(BIN)/pytest -m long $(ARGS)
 
 .PHONY: stories
 stories: $(READY) ## the stories on virtual time, crashed at every point; tells how many points were tried

@@ -149,7 +149,7 @@ def test_killing_the_host_while_the_driver_is_on_the_way_changes_nothing(demo: D
     until(lambda: demo.ask("GET", "/demo/hosts")["hosts"], lambda hosts: len(hosts) == 2)
 
 
-@pytest.mark.parametrize("end", ["in order", "by SIGKILL"])
+@pytest.mark.parametrize("end", [pytest.param("in order", marks=pytest.mark.long), "by SIGKILL"])
 def test_orders_go_on_after_everything_was_down(demo: Demo, end: str) -> None:
     delivered, refunded = demo.order(), demo.order(pick_up_s=0.2)
     demo.until(delivered, status="Paid")

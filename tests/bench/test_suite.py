@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 # In a process of its own: it owns its Ray cluster, and one process can be in one only.
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_every_row_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"

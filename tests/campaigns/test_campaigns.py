@@ -26,10 +26,14 @@ SHORT = {
     "transfers": ["--seconds", "8"],
     "zombie": ["--rounds", "1"],
 }
+EVERY_TIME = ("dedicated", "exactly-once-messages", "orders", "transfers", "zombie")
+"""The others show at more expense what tests of the same promises show, too."""
 
 
 # In a process of its own: a campaign owns its Ray cluster, and one process can be in one only.
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name", [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.long) for name in SHORT]
+)
 def test_campaign(name: str) -> None:
     command = [sys.executable, "-m", "campaigns", name, "--seed", "1", *SHORT[name]]
     environment = os.environ | {"TMPDIR": scratch()}
