@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import psycopg
 
+from campaigns.processes import ROOT, start_module
 from perdure.cluster import ray_runtime
 from perdure.cluster.addresses import HostAddress
 from perdure.cluster.client import Connection
@@ -31,7 +31,6 @@ from perdure.cluster.postgres.migrations import upgrade
 from .entities import ENTITIES
 from .usage import postgres_pids
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "bench"
 PATIENCE_S = 120.0
 
@@ -145,15 +144,7 @@ class Scene:
 
     def start_program(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start a Python module as a process; its output goes to a file in the directory."""
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self.programs[name] = program = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                cwd=ROOT,
-                env=os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self.programs[name] = program = start_module(self.directory / f"{name}.log", *command, **environment)
         return program
 
     async def start_server(self, name: str, *command: str, **environment: str) -> int:

@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -39,10 +38,9 @@ from perdure.cluster.ray_runtime import Handle, submit
 from perdure.cluster.settings import ClusterSettings
 from perdure.cluster.supervisor import SupervisorSpec
 
-from .processes import descendants, end_all, find, free_port, is_alive, strike, until_gone
+from .processes import ROOT, descendants, end_all, find, free_port, is_alive, start_module, strike, until_gone
 from .verdict import Verdict
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "campaign"
 HEAL_S = 90.0
 """How long anything may take to be whole again after a fault; longer is a violation."""
@@ -258,15 +256,7 @@ class Scene:
 
     def start_program(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start a Python module as a process; its output goes to a file in the directory."""
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self.programs[name] = program = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                cwd=ROOT,
-                env=os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self.programs[name] = program = start_module(self.directory / f"{name}.log", *command, **environment)
         return program
 
     async def until_answers(self, name: str, url: str, timeout_s: float = HEAL_S) -> None:

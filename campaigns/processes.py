@@ -7,12 +7,15 @@ import random
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).resolve().parent.parent
 GONE_S = 60.0
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"\s(\d+)\s+\*\s+(\d+)\s+users:\((.*)\)")
@@ -31,6 +34,19 @@ def find(pid: int) -> psutil.Process | None:
         process = psutil.Process(pid)
         return process if is_alive(process) else None
     return None
+
+
+def start_module(log: Path, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a Python module as a process; its output is added to the file."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
 
 
 def is_alive(process: psutil.Process) -> bool:

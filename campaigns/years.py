@@ -28,8 +28,9 @@ from perdure.entities import OutcomeUnknown, RunParked, Unavailable
 
 from .audit import audit_leftovers
 from .billing import Books
-from .harness import HEAL_S, NAMESPACE, ROOT, Options, Scene, check_faults, open_scene
+from .harness import HEAL_S, NAMESPACE, Options, Scene, check_faults, open_scene
 from .load import limited
+from .processes import ROOT
 from .verdict import Verdict, distribution
 
 BILLS = 120

@@ -26,8 +26,8 @@ from typing import Any
 
 import psutil
 
-from campaigns.harness import NAMESPACE, ROOT, HostSeen, NotHealed, Options, Scene
-from campaigns.processes import descendants, end_all, free_port, is_alive
+from campaigns.harness import NAMESPACE, HostSeen, NotHealed, Options, Scene
+from campaigns.processes import ROOT, descendants, end_all, free_port, is_alive
 from campaigns.verdict import Verdict
 from perdure.cluster.embedded import EmbeddedPostgres
 from perdure.cluster.postgres.migrations import upgrade

@@ -212,7 +212,7 @@ class Host:
 
     def stats(self) -> dict[str, int]:
         """Counters and gauges."""
-        return self._engine.stats() | self._exchange.stats() | {"shards_owned": len(self._ownership.epochs)}
+        return self._engine.stats() | self._exchange.stats() | {"shards_owned": len(self._ownership.shards)}
 
     def reading(self) -> Reading:
         """Metrics of the host."""

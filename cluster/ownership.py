@@ -51,7 +51,7 @@ class Ownership:
         changed: Callable[[], None],
         fenced: Callable[[str], None],
     ) -> None:
-        self.epochs: dict[int, int] = {}
+        self.shards: set[int] = set()
         """What the engine accepts messages for."""
         self._incarnation = incarnation
         self._store = store
@@ -83,7 +83,7 @@ class Ownership:
             live = {host.incarnation for host in hosts if host.status in _LIVE}
             mine = self._incarnation
             gain = [row.shard for row in owners if desired[row.shard] == mine and row.owner not in live]
-            surplus = [shard for shard in sorted(self.epochs) if desired[shard] != mine]
+            surplus = [shard for shard in sorted(self.shards) if desired[shard] != mine]
             if gain:
                 await self._claim(gain, {row.shard for row in owners if row.owner})
             if surplus:
@@ -102,8 +102,8 @@ class Ownership:
     async def leave(self) -> None:
         """Give up everything, a bounded part at a time."""
         async with self._lock:
-            while self.epochs:
-                await self._give_up(sorted(self.epochs)[: self._move_max])
+            while self.shards:
+                await self._give_up(sorted(self.shards)[: self._move_max])
                 self._poke(set(self._routes.table.actors) - {self._incarnation})
 
     async def _look(self) -> tuple[list[ShardOwner], list[HostRow]]:
@@ -119,7 +119,7 @@ class Ownership:
             self._fenced(f"the directory says that this host is {status}")
             return False
         for shard, owner, _ in owners:
-            if shard in self.epochs and owner not in {self._incarnation, ""}:
+            if shard in self.shards and owner not in {self._incarnation, ""}:
                 self._fenced(f"shard {shard} belongs to {owner}")
                 return False
         return status == "active"
@@ -127,7 +127,7 @@ class Ownership:
     def _adopt(self, owners: Iterable[ShardOwner]) -> None:
         """Shards whose claim succeeded though its answer got lost."""
         strays = {
-            row.shard: row.epoch for row in owners if row.owner == self._incarnation and row.shard not in self.epochs
+            row.shard: row.epoch for row in owners if row.owner == self._incarnation and row.shard not in self.shards
         }
         if strays:
             self._own(strays)
@@ -143,13 +143,13 @@ class Ownership:
 
     def _own(self, epochs: dict[int, int], *, taken_over: Collection[int] = ()) -> None:
         log.info("host %s gained %d shards", self._incarnation, len(epochs))
-        self.epochs.update(epochs)
+        self.shards.update(epochs)
         self._engine.own(epochs, taken_over=taken_over)
         self._changed()
 
     async def _give_up(self, shards: Collection[int]) -> None:
         for shard in shards:
-            self.epochs.pop(shard, None)
+            self.shards.discard(shard)
         await self._engine.disown(shards)
         await self._store.release(self._incarnation, shards)
         self._changed()

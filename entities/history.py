@@ -158,7 +158,7 @@ class _Journal:
         self._runs = {(run.workflow, run.run_id): run for run in timeline.runs}
         for row in timeline.operations:
             self._last[row.run_id] = max(self._last.get(row.run_id, -1), row.number)
-            for operation in _entry(row).operations:
+            for operation in entry_of(row).operations:
                 self._operations[row.workflow, row.run_id, operation.number] = operation
 
     def of_message(self, at_us: int, row: HistoryRow) -> Iterator[HistoryEvent]:
@@ -183,7 +183,7 @@ class _Journal:
                     yield _ended(row.version, at_us, run)
 
     def of_resume(self, at_us: int, row: JournalRow, record: Recorded) -> Iterator[HistoryEvent]:
-        entry = _entry(row)
+        entry = entry_of(row)
         run = self._runs.get((row.workflow, row.run_id))
 
         def event(what: What, **more: Any) -> HistoryEvent:
@@ -329,7 +329,8 @@ def _retrying(version: int, attempt: AttemptRow) -> HistoryEvent:
     )
 
 
-def _entry(row: JournalRow) -> Entry:
+def entry_of(row: JournalRow) -> Entry:
+    """What happened in one resume, as far as this release can read it."""
     try:
         return decode_entry(row.entry)
     except msgspec.DecodeError:  # written by a newer release: its operations are not known here

@@ -13,15 +13,16 @@ from typing import Any
 import msgspec
 
 from .archive import address_of, ambient_archive
-from .engine.journal import Entry, OperationKind, decode_entry
+from .engine.journal import OperationKind
 from .engine.limits import without_note
 from .entity import Entity
 from .errors import InvalidArguments, NoSuchEntity
+from .history import entry_of
 from .ids import EntityId
 from .maintenance import DeadLetterInfo, letter_info
 from .recurrence import from_us
 from .store.archive import Archive, Present
-from .store.rows import AttemptRow, AttemptStatus, JournalRow, ReminderRow, RunRow
+from .store.rows import AttemptRow, AttemptStatus, ReminderRow, RunRow
 
 ROWS_MAX = 200
 """Rows of each kind that are shown."""
@@ -208,7 +209,7 @@ def _operations(found: Present, run: RunRow) -> list[PendingOperation]:
     for row in found.loaded.journal:
         if (row.workflow, row.run_id) != (run.workflow, run.run_id):
             continue
-        entry = _entry(row)
+        entry = entry_of(row)
         for scheduled in entry.operations:
             if scheduled.kind not in _WAITED_FOR:
                 continue
@@ -238,10 +239,10 @@ def _operation(plain: PendingOperation, attempt: AttemptRow | None, timer: Remin
             plain,
             status=str(attempt.status),
             attempts=attempt.attempt,
-            last_error=_json(attempt.error),
+            last_error=msgspec.json.decode(attempt.error),
             next_at=from_us(attempt.next_us) if has_limit else None,
             since=from_us(attempt.first_us),
-            heartbeat=_json(attempt.details),
+            heartbeat=msgspec.json.decode(attempt.details),
         )
     return plain if timer is None else msgspec.structs.replace(plain, next_at=from_us(timer.due_us))
 
@@ -260,14 +261,3 @@ def _still_wanted(asked: list[PendingOperation], run: RunRow) -> list[PendingOpe
             left[text] -= 1
             wanted.append(one)
     return wanted[::-1]
-
-
-def _entry(row: JournalRow) -> Entry:
-    try:
-        return decode_entry(row.entry)
-    except msgspec.DecodeError:  # written by a newer release: its operations are not known here
-        return Entry(now_us=0, events=[])
-
-
-def _json(data: bytes) -> Any:
-    return msgspec.json.decode(data)

@@ -32,12 +32,13 @@ from ...entities.store.rows import (
     DeadLetter,
     HistoryRow,
     JournalRow,
+    Loaded,
     MailboxItem,
     ReminderKind,
     ReminderRow,
 )
 from .arrays import texts
-from .exchange import Session
+from .exchange import Rows, Session
 from .messages import for_people
 from .reads import Reader, attempt_row, loaded_of, reading, run_row
 from .search import Search
@@ -203,16 +204,9 @@ class PostgresArchive:
         )
         if not (found or inbox):
             return None
-        version, state, schema_version, updated_us = found[0] if found else (0, None, 0, 0)
+        updated_us = found[0][-1] if found else 0
         with reading(entity):
-            loaded = loaded_of(
-                entity,
-                (version, state, schema_version, clocks[0][0]) if found else None,
-                runs=list(map(run_row, runs)),
-                items=[MailboxItem(*row) for row in items],
-                attempts=[attempt_row(row) for row in attempts],
-                inbox=[for_people(*entity, row) for row in inbox],
-            )
+            loaded = _loaded(entity, found, clocks, runs, items, attempts, inbox)
             due = [ReminderRow(entity, name, ReminderKind(kind), *rest) for name, kind, *rest in reminders]
         return Everything(
             loaded,
@@ -239,17 +233,10 @@ class PostgresArchive:
         )
         if not (found or inbox):
             return None
-        version, state, schema_version, updated_us = found[0] if found else (0, None, 0, 0)
+        updated_us = found[0][-1] if found else 0
         with reading(entity):
-            loaded = loaded_of(
-                entity,
-                (version, state, schema_version, clocks[0][0]) if found else None,
-                runs=list(map(run_row, runs)),
-                journal=sorted((JournalRow(*row) for row in entries), key=lambda row: (row.workflow, row.number)),
-                items=[MailboxItem(*row) for row in items],
-                attempts=[attempt_row(row) for row in attempts],
-                inbox=[for_people(*entity, row) for row in inbox],
-            )
+            journal = sorted((JournalRow(*row) for row in entries), key=lambda row: (row.workflow, row.number))
+            loaded = _loaded(entity, found, clocks, runs, items, attempts, inbox, journal=journal)
             due = [ReminderRow(entity, name, ReminderKind(kind), *rest) for name, kind, *rest in reminders]
         return Present(loaded, updated_us, due, list(map(letter_of, letters)))
 
@@ -292,6 +279,20 @@ class PostgresArchive:
     async def index(self, type: str, fields: Sequence[str], schema_version: int) -> None:
         search = Search(self._schema, type, (await self._reader()).shard_count)
         await self._run(lambda session: search.index(session, fields, schema_version))
+
+
+def _loaded(  # noqa: PLR0917 - the answers of one snapshot, in order
+    entity: EntityId, found: Rows, clocks: Rows, runs: Rows, items: Rows, attempts: Rows, inbox: Rows, **more: Any
+) -> Loaded:
+    return loaded_of(
+        entity,
+        (*found[0][:3], clocks[0][0]) if found else None,
+        runs=list(map(run_row, runs)),
+        items=[MailboxItem(*row) for row in items],
+        attempts=[attempt_row(row) for row in attempts],
+        inbox=[for_people(*entity, row) for row in inbox],
+        **more,
+    )
 
 
 def _history(columns: tuple[Any, ...], state: bytes) -> HistoryRow:

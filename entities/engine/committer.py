@@ -46,9 +46,7 @@ class Committer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
-        self.commits = 0
         self.written = 0
-        self.failures = 0
         self._times_us: deque[int] = deque(maxlen=TIMES_KEPT)
 
     def start(self) -> None:
@@ -81,10 +79,16 @@ class Committer:
         self._wanted.set()
         self._idle.clear()
 
-    def time_us(self, share: float) -> int:
-        """The time that this share of the last commits took at most, µs; 0 before the first."""
-        times = sorted(self._times_us)
-        return times[min(len(times) - 1, int(share * len(times)))] if times else 0
+    def stats(self) -> dict[str, int]:
+        """Counters, and times of the last commits in µs (0 before the first)."""
+        commits, times = self._engine.figures.commits, sorted(self._times_us) or [0]
+        return {
+            "commits": commits["ok"],
+            "writes": self.written,
+            "commit_failures": commits["unknown"] + commits["unexpected"],
+            "commit_us_p50": times[len(times) // 2],
+            "commit_us_p99": times[len(times) * 99 // 100],
+        }
 
     async def drained(self) -> None:
         """Wait until nothing is dirty."""
@@ -136,7 +140,6 @@ class Committer:
             engine.fenced(str(fenced))
             return True
         except StoreUnavailable as problem:
-            self.failures += 1
             engine.figures.commits["unknown"] += 1
             log.warning("group commit failed: %s", problem)
             if problem.details.get("maybe_applied", True):
@@ -146,7 +149,6 @@ class Committer:
             return False
         except Exception:
             log.exception("group commit failed unexpectedly; %d entities start again", len(activations))
-            self.failures += 1
             engine.figures.commits["unexpected"] += 1
             await engine.settling.settle(batch.epochs)
             self._lost(activations, arrivals)
@@ -166,12 +168,10 @@ class Committer:
         arrivals: "list[tuple[Record, Delivery]]",
     ) -> None:
         engine = self._engine
-        self.commits += 1
         self.written += len(batch.writes)
         engine.figures.commit_entities.observe(len(batch.writes))
         for activation, write in zip(activations, batch.writes, strict=True):
             engine.figures.committed(activation.definition, write)
-        for activation in activations:
             if not activation.is_dead:
                 activation.committed()
                 if activation.write is not None:

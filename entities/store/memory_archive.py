@@ -99,17 +99,7 @@ class MemoryArchive:
             return None
         history = sorted(stored.history.values(), key=lambda item: (item[1].version, item[1].message_id))
         return Everything(
-            Loaded(
-                entity=EntityId(*entity),
-                version=stored.version,
-                state=stored.state,
-                schema_version=stored.schema_version,
-                clock=stored.clock,
-                runs=[run for _, run in sorted(stored.runs.items())],
-                items=[item for _, item in sorted(stored.items.items())],
-                attempts=[attempt for _, attempt in sorted(stored.attempts.items())],
-                inbox=[envelope for _, envelope in sorted(stored.inbox.items())],
-            ),
+            _loaded(entity, stored),
             stored.updated_us,
             history,
             [item for _, item in sorted(stored.journal.items())],
@@ -125,18 +115,7 @@ class MemoryArchive:
         entries = [row for _, (_, row) in sorted(stored.journal.items()) if row.run_id in live]
         newest = sorted(entries, key=lambda row: (-row.number, row.workflow))[:journal_max]
         return Present(
-            Loaded(
-                entity=EntityId(*entity),
-                version=stored.version,
-                state=stored.state,
-                schema_version=stored.schema_version,
-                clock=stored.clock,
-                runs=[run for _, run in sorted(stored.runs.items())],
-                journal=sorted(newest, key=lambda row: (row.workflow, row.number)),
-                items=[item for _, item in sorted(stored.items.items())][:limit],
-                attempts=[attempt for _, attempt in sorted(stored.attempts.items())][:limit],
-                inbox=[envelope for _, envelope in sorted(stored.inbox.items())][:limit],
-            ),
+            _loaded(entity, stored, journal=sorted(newest, key=lambda row: (row.workflow, row.number)), limit=limit),
             stored.updated_us,
             sorted(stored.reminders.values(), key=lambda row: (row.due_us, row.name))[:limit],
             await self.letters(type=entity.type, key=entity.key, limit=limit),
@@ -189,3 +168,21 @@ def _snapshot(stored: "StoredEntity") -> Snapshot:
 def _recorded(at_us: int, row: HistoryRow | JournalRow) -> Recorded:
     is_mark = row.state in (STATE_NOT_KEPT, STATE_UNCHANGED)
     return Recorded(at_us, row if is_mark else row._replace(state=STATE_IS_KEPT))
+
+
+def _loaded(
+    entity: EntityId, stored: "StoredEntity", *, journal: Sequence[JournalRow] = (), limit: int | None = None
+) -> Loaded:
+    """`limit`: of each kind of row that may be many."""
+    return Loaded(
+        entity=EntityId(*entity),
+        version=stored.version,
+        state=stored.state,
+        schema_version=stored.schema_version,
+        clock=stored.clock,
+        runs=[run for _, run in sorted(stored.runs.items())],
+        journal=list(journal),
+        items=[item for _, item in sorted(stored.items.items())][:limit],
+        attempts=[attempt for _, attempt in sorted(stored.attempts.items())][:limit],
+        inbox=[envelope for _, envelope in sorted(stored.inbox.items())][:limit],
+    )

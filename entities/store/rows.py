@@ -271,7 +271,7 @@ class EntityWrite:
     """(message id, new id, position): a dead letter that is there goes into the inbox under the new id."""
     letters_discarded: list[str]
     """Message ids of dead letters to delete, whether they are there or not."""
-    audited: list[str]
+    audited: tuple[str, ...]
     """Ids of those messages in `history` with which an operator did something: they go into the audit as well."""
 
     def __init__(
@@ -311,7 +311,7 @@ class EntityWrite:
         self.staged = ()
         self.letters_replayed = []
         self.letters_discarded = []
-        self.audited = []
+        self.audited = ()
         for name, value in rows.items():
             setattr(self, name, value)
 
@@ -319,6 +319,7 @@ class EntityWrite:
         """Append the turns that followed these: one write with the effect of both in order."""
         self.version, self.state, self.clock = later.version, later.state, later.clock
         self.staged += later.staged
+        self.audited += later.audited
         put = {(item.mailbox, item.position) for item in self.items_put}
         withdrawn = put & set(later.items_taken)
         self.items_put = [i for i in self.items_put if (i.mailbox, i.position) not in withdrawn] + later.items_put
@@ -330,7 +331,7 @@ class EntityWrite:
             touched = {*later.attempts_gone, *(row.operation for row in later.attempts_set)}
             self.attempts_set = [row for row in self.attempts_set if row.operation not in touched] + later.attempts_set
         for name in ("history", "consumed", "waiting", "outbox", "reminders_gone", "reminders_cancelled", "journal",
-                     "attempts_gone", "dead_letters", "letters_replayed", "letters_discarded", "audited"):  # fmt: skip
+                     "attempts_gone", "dead_letters", "letters_replayed", "letters_discarded"):  # fmt: skip
             getattr(self, name).extend(getattr(later, name))
 
 

@@ -386,7 +386,7 @@ class Record:
         """If this message has made a turn: it is kept in the audit, too."""
         write = self.write
         if write is not None and any(row.message_id == delivery.envelope.id for row in write.history):
-            write.audited.append(delivery.envelope.id)
+            write.audited += (delivery.envelope.id,)
 
     def take(self) -> EntityWrite:
         """Hand everything since the last commit to the committer."""
