@@ -312,3 +312,29 @@ async def test_a_function_is_run_again_after_a_conflict(cluster: Lossy, store: S
     assert await run_transaction(spend, Purse.ref("a")) == 90
     assert runs == 2
     await becomes(Purse.ref("a").total, 90)
+
+
+async def test_a_hold_is_worth_nothing_after_a_lost_commit_of_its_shard() -> None:
+    """Settling that commit raises the shard's epoch (decision 26), as a change of owner does: refused; run again."""
+    store = Store(shards=1)
+    runs = 0
+
+    async def spend(a: Purse) -> int:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            store.faults.append(Fault.AFTER)
+            await outside(Purse.ref("other").deposit(1))
+        a.balance -= 10
+        return a.balance
+
+    async with LocalCluster([Purse], store=store, settings=QUICK) as cluster:
+        with pytest.raises(TransactionConflict):
+            async with transaction(Purse.ref("a")) as (a,):
+                await spend(a)
+        assert await totals("a", "other") == [100, 101]
+        runs = 0
+        assert await run_transaction(spend, Purse.ref("a")) == 90
+        assert runs == 2
+        assert await totals("a", "other") == [90, 102]
+        assert cluster.engines[0].stats()["commit_failures"] == 2
