@@ -19,7 +19,7 @@ from .ops import read_ops
 from .table import tabulate
 from .world import World, open_world
 
-PAUSE_S = (0.5, 2.0)
+PAUSE_S = (0.2, 1.0)
 """Between a recovery and the next fault."""
 WARM_S = 3.0
 LOOK_EVERY_S = 0.5

@@ -20,7 +20,8 @@ DOWN_S = (0.0, 3.0)
 STORM_S = 2.0
 HELD_S = 4.0
 ALL_TAKEN_S = 60.0
-FULL_S = 15.0
+FULL_S = 5.0
+_NEEDS_SPACE = "create table needs_space as select repeat(md5(n::text), 64) from generate_series(1, 10000) n"
 SLOW_MS = 300
 FULL = "No space left on device"
 _THROW_OUT = """
@@ -116,6 +117,11 @@ async def fill_disk(world: World, injury: Injury) -> None:
         while time.monotonic() < until and FULL not in seen:
             await asyncio.sleep(0.2)
             seen += log.news()
+        if FULL not in seen:  # all that was written went into files that were long enough
+            with contextlib.suppress(psycopg.Error):
+                async with await psycopg.AsyncConnection.connect(world.dsn) as connection:
+                    await connection.execute(_NEEDS_SPACE)
+                    await connection.rollback()
         await asyncio.sleep(2.0)
     finally:
         world.disk.free()
