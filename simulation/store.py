@@ -13,9 +13,9 @@ import inspect
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from copy import copy
+from collections.abc import Callable, Coroutine
 from dataclasses import fields, replace
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -26,7 +26,7 @@ from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.memory_archive import MemoryArchive
 from perdure.entities.store.memory_survey import MemorySurvey
 from perdure.entities.store.port import HostFenced, StoreUnavailable, WriteConflict
-from perdure.entities.store.rows import Batch, JournalRow
+from perdure.entities.store.rows import Batch, EntityWrite, JournalRow
 
 from .audit import audit_memory
 from .contract import Audit, Resumed
@@ -303,10 +303,9 @@ def frozen(batch: Batch) -> Batch:
     """As it is now: the host goes on changing the lists of one that it believes to have failed."""
     writes = []
     for write in batch.writes:
-        kept = copy(write)
-        for name, value in vars_of(write):
-            if isinstance(value, list):
-                setattr(kept, name, list(value))
+        kept = EntityWrite.__new__(EntityWrite)
+        for name, value in zip(_FIELDS, _values_of(write), strict=True):
+            setattr(kept, name, value[:] if type(value) is list else value)
         writes.append(kept)
     return Batch(
         incarnation=batch.incarnation,
@@ -317,15 +316,13 @@ def frozen(batch: Batch) -> Batch:
     )
 
 
-def vars_of(write: Any) -> Sequence[tuple[str, Any]]:
-    """The fields of a write, whatever they are."""
-    return [(it.name, getattr(write, it.name)) for it in fields(write)]
-
+_FIELDS = tuple(it.name for it in fields(EntityWrite))
+_values_of = attrgetter(*_FIELDS)
 
 _encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 
 
 def _digest_of(batch: Batch) -> str:
     """A few characters that change with everything that is written."""
-    data = _encode([vars_of(write) for write in batch.writes] + [batch.attempts, batch.arrivals])
+    data = _encode([_values_of(write) for write in batch.writes] + [batch.attempts, batch.arrivals])
     return f"{zlib.crc32(data):08x}"

@@ -12,7 +12,8 @@ per stored message or event.
 Protocol (decisions: quarantine.py)
 -----------------------------------
 * Discovered: held. A message stays in its mailbox, so that the order of its sender's messages is kept (P5).
-* What is held against it is read; a point is added; only once that is durable it runs.
+* What is held against it is read; a point is added; only once that is durable it runs. Ways in that concern the same
+  run (its replay, a timer that was due, an answer to it) share one point: a host dies of it once at most.
 * It ran and this process lives: what is held against a message is deleted, a run that was only replayed gets its last
   point back. A host that dies first leaves the point to its successor.
 * Refused: a message is answered or dead-lettered, an occurrence of a reminder dead-lettered (the recurring goes on), a
@@ -52,6 +53,9 @@ LOOK_S = 0.002
 RETRY_S = 0.2
 BATCH_MAX = 1_000
 
+Key = tuple[EntityId, str]
+"""Of what is held against a suspect."""
+
 
 class Suspects:
     """Owned by the engine; everything on the host's loop."""
@@ -69,6 +73,8 @@ class Suspects:
         self._new: list[Case] = []
         self._held: list[Case] = []
         self._running: list[Case] = []
+        self._at_stake: dict[Key, set[Case]] = {}
+        """By whom of those running a point is shared that this host has added and would leave behind if it died."""
         self._fires: set[tuple[EntityId, ReminderRow]] = set()
         """Occurrences that are held."""
         self._task: asyncio.Task[None] | None = None
@@ -241,8 +247,9 @@ class Suspects:
         problems: Problems = {}
         case.points, case.evidence = 0, []
         for subject in case.subjects:
-            row = known.get((subject.entity, subject.id))
-            stored = row.points if row is not None else 0
+            key = subject.entity, subject.id
+            row = known.get(key)
+            stored = max(0, row.points - (key in self._at_stake)) if row is not None else 0
             points = case.know(stored)
             if is_refused(points):
                 problems[subject.id] = _refusal(subject, row.reason if row is not None else "")
@@ -267,8 +274,13 @@ class Suspects:
         chosen = choose(self._held, under_way)[:BATCH_MAX]
         if not chosen:
             return False
-        evidence = {(row.entity, row.message_id): row for case in chosen for row in case.evidence}
-        await self._engine.store.suspect(list(evidence.values()))
+        added: dict[Key, Suspicion] = {}
+        for row in (row for case in chosen for row in case.evidence):
+            key = row.entity, row.message_id
+            points = row.points - (key in self._at_stake)
+            if points > 0:
+                added[key] = row._replace(points=points)
+        await self._engine.store.suspect(list(added.values()))
         released = set(chosen)
         self._held = [case for case in self._held if case not in released]
         for case in chosen:
@@ -276,6 +288,8 @@ class Suspects:
                 if case.points:
                     log.info("%s runs alone: %d points", case.subjects[0], case.points + 1)
                 self._running.append(case)
+                for row in case.evidence:
+                    self._at_stake.setdefault((row.entity, row.message_id), set()).add(case)
                 case.since = self._engine.monotonic()
                 case.go({})
         return True
@@ -285,11 +299,20 @@ class Suspects:
         over = {case for case in self._running if case.is_over()}
         if not over:
             return
-        keys = {case: {(row.entity, row.message_id) for row in case.evidence} for case in over}
-        cleared = {key for case in over if case.is_cleared() for key in keys[case]}
-        others = {key for case in over for key in keys[case]} - cleared
+        cleared = {(row.entity, row.message_id) for case in over if case.is_cleared() for row in case.evidence}
+        ended: set[Key] = set()
+        for case, key in ((case, (row.entity, row.message_id)) for case in over for row in case.evidence):
+            sharing = self._at_stake.get(key)
+            if sharing is not None:
+                sharing.discard(case)
+                if not sharing:
+                    ended.add(key)
         await self._engine.store.acquit(sorted(cleared))
-        await self._engine.store.suspect([Suspicion(*key, -1) for key in sorted(others)])
+        await self._engine.store.suspect([Suspicion(*key, -1) for key in sorted(ended - cleared)])
+        for key in cleared | ended:
+            self._at_stake.pop(
+                key, None
+            )  # of those that still run, too: their point is gone, the next one adds its own
         self._running = [case for case in self._running if case not in over]
 
 

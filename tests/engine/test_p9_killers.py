@@ -21,6 +21,7 @@ from perdure.entities import (
     remind,
     workflow,
 )
+from perdure.entities.engine.cases import EventCase, LoadCase
 from perdure.entities.engine.engine import Engine
 from perdure.entities.engine.quarantine import POINTS_MAX, POINTS_OF_BLOCKING
 from perdure.entities.ids import new_message_id
@@ -41,13 +42,18 @@ class CountingStore(FaultyStore):
     def __init__(self) -> None:
         super().__init__()
         self.inquiries = 0
+        self.most_points = 0
+        self.inquiries_wait: asyncio.Event | None = None
 
     async def suspect(self, evidence: Sequence[Suspicion]) -> None:
         self.inquiries += 1
         await super().suspect(evidence)
+        self.most_points = max([self.most_points, *self.points().values()])
 
     async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
         self.inquiries += 1
+        if self.inquiries_wait is not None:
+            await self.inquiries_wait.wait()
         return await super().suspicions(keys)
 
     async def acquit(self, keys: Sequence[tuple[EntityId, str]]) -> None:
@@ -139,6 +145,11 @@ class Fragile(Entity):
         doom.strike(self)
         self.seen.append("survived")
         return "done"
+
+    @workflow
+    async def nap(self) -> str:
+        await asyncio.sleep(0.015)
+        return "rested"
 
     @workflow
     async def ask(self) -> str:
@@ -323,6 +334,26 @@ async def test_a_run_that_dies_of_an_answer_is_parked_and_keeps_the_answer(
     doom.is_armed = False
     await fragile.ask.resume(reason="fixed")
     assert await fragile.ask.result() == "42"
+
+
+async def test_a_run_that_is_found_in_several_ways_has_one_point(cluster: LocalCluster, store: CountingStore) -> None:
+    """Found by simulation (W4, seed 3000274): two crashes made an innocent run look like one that ended four hosts."""
+    fragile = Fragile.ref("f")
+    await fragile.nap.start()
+    store.inquiries_wait = asyncio.Event()
+    await cluster.crash()
+    await eventually(lambda: _held_by(cluster) == [EventCase])  # its timer was due
+    asking = asyncio.create_task(fragile.notes())  # needs the run replayed
+    await eventually(lambda: _held_by(cluster) == [EventCase, LoadCase])
+    store.inquiries_wait.set()
+    assert await fragile.nap.result() == "rested"
+    assert await asking == []
+    assert store.most_points == 1
+    await eventually(lambda: store.points() == {})
+
+
+def _held_by(cluster: LocalCluster) -> list[type[object]]:
+    return [type(case) for engine in cluster.engines for case in engine.suspects._new]
 
 
 async def test_an_activity_that_kills_its_host_uses_up_its_attempts(cluster: LocalCluster) -> None:
