@@ -50,9 +50,9 @@ class SmallDisk:
         return shutil.disk_usage(self.path).free
 
     def fill(self) -> int:
-        """Take all that is left; returns how many bytes that was."""
-        taken = 0
+        """Take all that is left; returns how many bytes are taken."""
         descriptor = os.open(self.path / BALLAST, os.O_WRONLY | os.O_CREAT, 0o600)
+        taken = os.fstat(descriptor).st_size
         try:
             size = self.free_bytes
             while size >= 4096:

@@ -22,6 +22,7 @@ from .addresses import host_actor, supervisor_actor
 from .follow import follow_supervisor
 from .host import EXIT_RETIRED, Host, HostSpec, Surroundings
 from .link import Send
+from .orphans import end_with_parent
 from .ray_runtime import Handle, Handles, end_this_actor, find, node_id, spawn, submit, tell, this_actor
 from .supervisor import Supervisor, SupervisorSpec
 from .targets import Targets
@@ -43,6 +44,7 @@ class HostActor:
 
     async def __init__(self, spec: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
         parsed = HostSpec.model_validate_json(spec)
+        end_with_parent()
         logs.configure(process="host", host=parsed.incarnation, namespace=parsed.namespace)
         self._over = asyncio.Event()
         self._host = Host(parsed, _surroundings(parsed, self._over))
@@ -85,6 +87,7 @@ class SupervisorActor:
 
     async def __init__(self, spec: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
         parsed = SupervisorSpec.model_validate_json(spec)
+        end_with_parent()
         logs.configure(process="supervisor", namespace=parsed.namespace)
         self._supervisor = Supervisor(parsed, lambda incarnation, targets: spawn_host(parsed, incarnation, targets))
         self._supervisor.start()

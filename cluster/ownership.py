@@ -9,8 +9,9 @@ Protocol
 * A shard is free when nobody owns it or its owner's row is fenced or stopped. Every host fences hosts that are
   gone: at once if it can see on its own machine that the process does not exist, else when the lease has been expired
   for a while (lease.Doubts).
-* An answer that got lost: what the directory says this host owns is adopted at the next look; what the engine has
-  disowned and the directory still says is ours is owned again, or released again, whichever `allocate()` says then.
+* An answer that got lost: what the directory says this host owns is adopted at the next look, at a raised epoch; what
+  the engine has disowned and the directory still says is ours is owned again, or released again, whichever `allocate()`
+  says then.
 * If the directory says that this host is fenced or stopped, or that one of its shards has another owner, this
   process must not go on: `fenced`.
 """
@@ -77,7 +78,8 @@ class Ownership:
                 owners, hosts = await self._look()
             if not self._is_in_order(owners, hosts):
                 return
-            self._adopt(owners)
+            if not await self._adopt(owners):
+                return
             capacity = {host.incarnation: max(1, host.capacity) for host in hosts if host.status == "active"}
             desired = allocate([row.owner for row in owners], capacity)
             live = {host.incarnation for host in hosts if host.status in _LIVE}
@@ -124,13 +126,21 @@ class Ownership:
                 return False
         return status == "active"
 
-    def _adopt(self, owners: Iterable[ShardOwner]) -> None:
-        """Shards whose claim succeeded though its answer got lost."""
+    async def _adopt(self, owners: Iterable[ShardOwner]) -> bool:
+        """Shards whose claim or release came to nothing that was heard of. False if this host is fenced.
+
+        At new epochs: a commit from before the engine disowned them may still be on its way (engine/settling.py).
+        """
         strays = {
             row.shard: row.epoch for row in owners if row.owner == self._incarnation and row.shard not in self.shards
         }
         if strays:
-            self._own(strays)
+            try:
+                self._own(await self._store.settle(self._incarnation, strays))
+            except HostFenced as error:
+                self._fenced(error.message)
+                return False
+        return True
 
     async def _claim(self, shards: Collection[int], unreleased: Collection[int]) -> None:
         try:

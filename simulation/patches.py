@@ -121,6 +121,7 @@ def simulated(loop: SimLoop, ray: SimRay, database: Database, choices: Choices, 
     put(SimpleNamespace(_exit=ray.exit, getpid=lambda: 0), actors, name="os")
     put(SimpleNamespace(Timer=_Timer), actors, name="threading")
     put(SimpleNamespace(collect=_nothing, freeze=_nothing), actors, name="gc")
+    put(_nothing, actors, name="end_with_parent")
     put(plan.commit_margin_s, transactions, name="COMMIT_MARGIN_S")
     put(_Quiet, host, name="Watchdog")
     put(_Quiet, host, name="Ebb")

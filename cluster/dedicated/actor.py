@@ -15,6 +15,7 @@ from ...entities.ids import EntityId
 from ...entities.store.port import StoreUnavailable
 from ..activities import RayActivities
 from ..exchange import Exchange
+from ..orphans import end_with_parent
 from ..ray_runtime import Handle, kill, spawn, submit
 from ..settings import ExchangeSettings
 from . import wire
@@ -45,6 +46,7 @@ class DedicatedActor:
 
         It knows all of the application's classes: what its entity publishes is for any of them.
         """
+        end_with_parent()
         registry = Registry.load(entities)
         definition = registry.get(type_name)
         self._entity = entity = EntityId(definition.name, key)

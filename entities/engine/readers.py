@@ -10,7 +10,7 @@ low frequency, and every gained shard is searched for work: messages, activities
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -162,15 +162,28 @@ class Readers:
         await self._load_wanted.wait()
         while self._loads:
             wanted = list(self._loads)[: self._engine.settings.load_max]
+            asked = self._epochs_of(wanted)
             found = await self._engine.store.load(wanted, inbox_max=self.inbox_max)
             for entity in wanted:
                 self._loads.pop(entity, None)
+            for entity in self._moved(asked):
+                if entity in self._engine.arrivals.loading:
+                    self._loads[entity] = None
             for loaded in found:
+                if loaded.entity in self._loads:
+                    continue
                 try:
                     self._engine.arrivals.arrived(loaded)
                 except Exception as error:  # noqa: BLE001 - one entity must not hold up the others of its batch
                     self._engine.arrivals.failed(loaded, error)
         self._load_wanted.clear()  # only now: if the store fails, the next try must not wait to be asked
+
+    def _epochs_of(self, entities: Iterable[EntityId]) -> dict[EntityId, int | None]:
+        return {entity: self._engine.epoch_of(entity) for entity in entities}
+
+    def _moved(self, asked: Mapping[EntityId, int | None]) -> list[EntityId]:
+        """Those that have left, and perhaps come back, since the store was asked: for them its answer is too old."""
+        return [entity for entity, epoch in asked.items() if self._engine.epoch_of(entity) != epoch]
 
     async def _serve_mail(self) -> None:
         await self._mail_wanted.wait()

@@ -13,6 +13,7 @@ Protocol
   whatever they say waits for a commit of their own, so nothing leaves.
 * What was raised is compared, not only counted: `settle` says from which epoch, so one whose answer got lost is
   repeated, and one that takes effect late changes nothing.
+* A shard is released only once no commit is under way that was begun while it was held (`passed`).
 * Commits of this host and a raise exclude each other, else a commit that names the old epoch could look like that of a
   fenced host. The committer makes one commit at a time; dedicated actors' commits come beside it, hence the count.
 
@@ -42,8 +43,8 @@ class Settling:
 
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
-        self._under_way = 0
-        """Commits."""
+        self._under_way: set[object] = set()
+        """A mark for each commit."""
         self._is_raising = False
         self._changed = asyncio.Event()
 
@@ -54,12 +55,19 @@ class Settling:
 
     async def carry(self, commit: Awaitable[T]) -> T:
         """A commit, counted while it is under way."""
-        self._under_way += 1
+        mark = object()
+        self._under_way.add(mark)
         try:
             return await commit
         finally:
-            self._under_way -= 1
+            self._under_way.remove(mark)
             self._changed.set()
+
+    async def passed(self) -> None:
+        """Wait until every commit that is under way now has come to an end, whichever."""
+        begun = set(self._under_way)
+        while begun & self._under_way:
+            await self._wait()
 
     async def settle(self, epochs: Mapping[int, int]) -> None:
         """Return once no commit can happen any more that names these epochs (shard → epoch), or the engine has ended.

@@ -301,11 +301,10 @@ class Suspects:
             return
         cleared = {(row.entity, row.message_id) for case in over if case.is_cleared() for row in case.evidence}
         ended: set[Key] = set()
-        for case, key in ((case, (row.entity, row.message_id)) for case in over for row in case.evidence):
-            sharing = self._at_stake.get(key)
-            if sharing is not None:
-                sharing.discard(case)
-                if not sharing:
+        for case in over:
+            for key in {(row.entity, row.message_id) for row in case.evidence} & self._at_stake.keys():
+                self._at_stake[key].discard(case)
+                if not self._at_stake[key]:
                     ended.add(key)
         await self._engine.store.acquit(sorted(cleared))
         await self._engine.store.suspect([Suspicion(*key, -1) for key in sorted(ended - cleared)])

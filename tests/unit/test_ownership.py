@@ -1,0 +1,122 @@
+"""Which shards a host takes and gives up, and what it makes of answers that got lost."""
+
+from collections.abc import Collection, Mapping
+
+import pytest
+
+from perdure.cluster.lease import Doubts
+from perdure.cluster.ownership import Ownership
+from perdure.cluster.routes import Routes
+from perdure.entities.store.memory import MemoryStore
+from perdure.entities.store.port import StoreUnavailable
+from perdure.entities.store.rows import HostRow
+
+SHARDS = 4
+
+
+class LossyStore(MemoryStore):
+    """A release or claim gets lost as told."""
+
+    def __init__(self) -> None:
+        super().__init__(shards=SHARDS)
+        self.loses_release = False
+        self.loses_claim = False
+
+    async def release(self, incarnation: str, shards: Collection[int]) -> None:
+        if self.loses_release:
+            self.loses_release = False
+            raise StoreUnavailable("the request got lost", maybe_applied=True)
+        await super().release(incarnation, shards)
+
+    async def claim(self, incarnation: str, shards: Collection[int]) -> dict[int, int]:
+        claimed = await super().claim(incarnation, shards)
+        if self.loses_claim:
+            self.loses_claim = False
+            raise StoreUnavailable("the answer got lost", maybe_applied=True)
+        return claimed
+
+
+class Owner:
+    """What the engine is told."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, int] = {}
+
+    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
+        assert not self.epochs.keys() & epochs.keys()
+        assert not taken_over
+        self.epochs.update(epochs)
+
+    async def disown(self, shards: Collection[int]) -> None:
+        for shard in shards:
+            del self.epochs[shard]
+
+
+class Host:
+    def __init__(self, name: str, store: LossyStore) -> None:
+        self.name = name
+        self.engine = Owner()
+        self.fenced: list[str] = []
+        self.ownership = Ownership(
+            incarnation=name,
+            store=store,
+            engine=self.engine,  # type: ignore[arg-type]
+            routes=Routes.of_store(store),
+            doubts=Doubts(patience_s=60.0),
+            move_max=SHARDS,
+            poke=lambda _hosts: None,
+            changed=lambda: None,
+            fenced=self.fenced.append,
+        )
+
+
+async def start(name: str, store: LossyStore) -> Host:
+    await store.register(HostRow(name, name, "elsewhere", 0, "active", 0), lease_s=3_600.0)
+    return Host(name, store)
+
+
+@pytest.fixture
+def store() -> LossyStore:
+    return LossyStore()
+
+
+async def test_a_shard_whose_release_got_lost_comes_back_at_a_new_epoch(store: LossyStore) -> None:
+    """A commit from before the engine let go of it may still be on its way (decision 26)."""
+    here = await start("a", store)
+    await here.ownership.settle()
+    before = dict(here.engine.epochs)
+    assert before.keys() == set(range(SHARDS))
+    there = await start("b", store)
+    store.loses_release = True
+    with pytest.raises(StoreUnavailable):
+        await here.ownership.settle()
+    left = before.keys() - here.engine.epochs.keys()
+    assert left
+    await store.fence(there.name, is_dead=True)
+    await here.ownership.settle()
+    assert here.engine.epochs == {shard: epoch + (shard in left) for shard, epoch in before.items()}
+    assert {row.shard: row.epoch for row in await store.owners()} == here.engine.epochs
+    assert here.ownership.shards == before.keys()
+    assert not here.fenced
+
+
+async def test_a_shard_whose_claim_was_not_answered_is_owned_at_the_next_look(store: LossyStore) -> None:
+    here = await start("a", store)
+    store.loses_claim = True
+    with pytest.raises(StoreUnavailable):
+        await here.ownership.settle()
+    assert here.engine.epochs == {}
+    await here.ownership.settle()
+    assert {row.shard: row.epoch for row in await store.owners()} == here.engine.epochs
+    assert len(here.engine.epochs) == SHARDS
+
+
+async def test_a_host_that_was_fenced_adopts_nothing(store: LossyStore) -> None:
+    here = await start("a", store)
+    store.loses_claim = True
+    with pytest.raises(StoreUnavailable):
+        await here.ownership.settle()
+    await store.fence(here.name, is_dead=True)
+    await here.ownership.settle()
+    assert here.engine.epochs == {}
+    assert here.fenced
