@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..entities.client import set_default
 from ..entities.ids import EntityId
 from ..entities.metrics import RECEIVED, RENEWALS, UNANSWERED, Reading
-from ..entities.store.port import HostFenced
+from ..entities.store.port import HostFenced, StoreUnavailable
 from ..entities.store.rows import HostRow, Suspicion
 from .addresses import HostAddress, host_actor
 from .client import Client
@@ -52,6 +52,7 @@ from .watchdog import Limits, Running, Watchdog
 log = logging.getLogger("perdure.host")
 
 LAST_WORDS_S = 0.2
+LEAVE_AGAIN_S = (0.1, 0.5, 1.0)
 """Between the last answer of a host and the end of its process: the answer must get out."""
 EXIT_RETIRED = 0
 EXIT_FENCED = 70
@@ -207,7 +208,7 @@ class Host:
     async def drain(self) -> None:
         """Hand everything over and end the process. Idempotent; returns when all is handed over."""
         if self._drain is None or (self._drain.done() and not self._is_over):
-            self._drain = asyncio.create_task(self._leave(), name="drain")
+            self._drain = asyncio.create_task(self._leave_at_last(), name="drain")
         await asyncio.shield(self._drain)
 
     def stats(self) -> dict[str, int]:
@@ -289,6 +290,19 @@ class Host:
         return watchdog
 
     # --- leaving ---
+
+    async def _leave_at_last(self) -> None:
+        """Every step may be repeated. A host that stopped half-way would be counted on, and take nothing ever again."""
+        failures = 0
+        while True:
+            try:
+                await self._leave()
+            except StoreUnavailable as problem:
+                log.warning("host %s cannot leave yet: %s", self._incarnation, problem)
+            else:
+                return
+            await asyncio.sleep(LEAVE_AGAIN_S[min(failures, len(LEAVE_AGAIN_S) - 1)])
+            failures += 1
 
     async def _leave(self) -> None:
         log.info("host %s drains", self._incarnation)

@@ -36,7 +36,11 @@ EVENTS = (
     "step database clock",
     "poke",
 )
-RATES = ("slow", "refused", "lost", "unanswered", "late", "call_lost", "call_unanswered", "hints_lost", "conflicting")
+MOVES = ("drain host", "scale")
+"""Shards change hands in order."""
+RATES = ("slow", "refused", "lost", "unanswered", "late", "call_lost", "call_unanswered", "hints_lost")
+LATER_RATES = ("conflicting", "held")
+"""Drawn after everything else, so that they shift no other draw."""
 
 
 @dataclass
@@ -96,13 +100,16 @@ def draw_plan(rng: random.Random) -> Plan:
     plan.events = tuple(event for event in EVENTS if chance(rng, 0.35))
     plan.every_s = spread(rng, 0.1, 3.0)
     plan.events_max = rng.choice((2, 5, 10, 20))
-    for name in RATES[:-1]:
+    for name in RATES:
         if chance(rng, 0.3):
             plan.rates[name] = spread(rng, 0.001, 0.05)
     if "hints_lost" in plan.rates:
         plan.rates["hints_lost"] = rng.choice((0.1, 0.5, 1.0))
-    if chance(rng, 0.3):  # last, so that it shifts no other draw
+    if chance(rng, 0.3):
         plan.rates["conflicting"] = spread(rng, 0.02, 0.3)  # costs little: only who is named begins again
+    plan.events += tuple(event for event in MOVES if chance(rng, 0.3))
+    if chance(rng, 0.2):
+        plan.rates["held"] = spread(rng, 0.005, 0.1)
     return plan
 
 
@@ -190,6 +197,8 @@ class Nemesis:
             "step host clock": self._step_host_clock,
             "step database clock": self._step_database_clock,
             "poke": self._poke,
+            "drain host": self._drain,
+            "scale": self._scale,
         }
         return strikes[event]()
 
@@ -307,3 +316,17 @@ class Nemesis:
         for actor in actors:
             self._world.loop.deliver(self._world.loop.driver, 0.0, self._world.ray.tell, actor, "settle")
         return bool(actors)
+
+    def _drain(self) -> bool:
+        """An operator, or a machine that is about to be taken away, asks a host to leave."""
+        actors = self._world.host_actors()
+        if actors:
+            self._world.loop.deliver(
+                self._world.loop.driver, 0.0, self._world.ray.tell, self._rng.choice(actors), "drain"
+            )
+        return bool(actors)
+
+    def _scale(self) -> bool:
+        """Another number of hosts is wanted."""
+        self._world.scale(self._rng.choice((1, 2, 3, 4)))
+        return True

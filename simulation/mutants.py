@@ -274,7 +274,7 @@ def _end_with_the_mail(code: Surgery) -> None:
 @_mutant("M14", "the attempt at a killer is counted after it ran", "P9; I15", "K quiescence", "W11")
 def _count_after_the_run(code: Surgery) -> None:
     """What may end its host runs before a point against it is durable: it ends one host after the other."""
-    code.rewrite(Suspects._release, "await self._engine.store.suspect(list(added.values()))", "")
+    code.rewrite(Suspects._hold_against, "await self._engine.store.suspect(", "list(")
 
 
 @_mutant("M15", "wake-ups only, nobody looks", "I14", "K quiescence", "W9")

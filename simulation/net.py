@@ -37,6 +37,8 @@ class Troubles:
         self.late = 0.0
         self.conflicting = 0.0
         """A commit is refused because of one of its entities, as if another had written it and been undone."""
+        self.held = 0.0
+        """What was read comes back late, when it may have long been otherwise."""
         self.call_lost = 0.0
         """A call of an actor fails and was not executed."""
         self.call_unanswered = 0.0
@@ -136,6 +138,10 @@ class Net:
         low, high = between
         delay = low + (high - low) * self._rng.random()
         return delay * spread(self._rng, 10.0, 300.0) if chance(self._rng, self.troubles.slow) else delay
+
+    def held(self) -> float:
+        """How much longer the answer to a read takes than others."""
+        return spread(self._rng, 0.1, 8.0) if chance(self._rng, self.troubles.held) else 0.0
 
     def patience(self) -> float:
         """How long it takes a process to find out that a connection is broken."""

@@ -252,7 +252,11 @@ class _SimLine:
                 result, error = db.apply(node, name, args, kwargs, told=True), None
             except PerdureError as refused:
                 result, error = None, refused
-            db.loop.deliver(node, net.store_delay(), self._return, name, answer, result, error)
+            held = 0.0 if name in WRITES else net.held()
+            if held:
+                db.late += 1
+                db.loop.deliver(db.node, held, self._let_go)
+            db.loop.deliver(node, net.store_delay() + held, self._return, name, answer, result, error)
             return
         if fate is Fate.LATE:
             db.late += 1
@@ -270,6 +274,9 @@ class _SimLine:
             self._db.seen["conflict: commit"] += 1
             self._db.loop.trace(f"{self._node.name} commit refused conflict with {met[0]}")
             raise WriteConflict(f"{met[0]} is not as expected", entities=met)
+
+    def _let_go(self) -> None:
+        self._db.late -= 1
 
     def _late(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._db.late -= 1

@@ -317,6 +317,13 @@ class World:
         )
         self.database.tables._targets = targets.to_json()
 
+    def scale(self, hosts: int) -> None:
+        """From now on so many hosts are wanted."""
+        tables = self.database.tables
+        targets = Targets.from_json(tables._targets)
+        assert targets is not None
+        tables._targets = targets.model_copy(update={"hosts": hosts}).to_json()
+
     def is_up(self) -> bool:
         """Whether every shard is served by the present release."""
         tables = self.database.tables

@@ -212,14 +212,16 @@ class Activation(Maintenance):
 
     def _process_delivery(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
+        if delivery.fired is not None and not self._is_current(delivery.fired):
+            self.engine.wheel.drop_stale(delivery.fired)
+            return
         if delivery.problem is not None:
-            self._refuse_stored(delivery, delivery.problem)
+            if not self._awaits_code(delivery, delivery.problem):
+                self._refuse_stored(delivery, delivery.problem)
             return
         match envelope.kind:
             case Kind.CALL | Kind.SEND:
-                if delivery.fired is not None and not self._is_current(delivery.fired):
-                    self.engine.wheel.drop_stale(delivery.fired)
-                elif envelope.delay_us:
+                if envelope.delay_us:
                     self._delay(delivery)
                 else:
                     self._handle(delivery)
@@ -284,11 +286,8 @@ class Activation(Maintenance):
         )
         delivery = Delivery(envelope, None)
         delivery.fired, delivery.fired_us = row, self.engine.now_us()
-        refusal = item.problem or self._check(envelope)
-        if refusal is not None:
-            self._refuse_stored(delivery, refusal)
-        else:
-            self._handle(delivery)
+        delivery.problem = item.problem or self._check(envelope)
+        self._process_delivery(delivery)
 
     def _cannot_fire(self, row: ReminderRow) -> bool:
         """Whether it means nothing here and could not be armed again. It stays, until what is due is read again."""

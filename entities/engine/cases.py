@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..errors import HostKilled
 from ..ids import EntityId
 from ..messages import Kind
-from ..store.rows import ReminderKind, Suspicion
+from ..store.rows import ReminderKind
 from .deliveries import Begin, CheckConditions, Delivery, Fire, Item
 from .quarantine import known_points
 from .subjects import Subject, subject_of
@@ -29,8 +29,10 @@ class Case:
         self.points = 0
         self.since = 0.0
         """When it was let go (monotonic)."""
-        self.evidence: list[Suspicion] = []
-        """What is added to the store before it runs."""
+        self.stored: dict[tuple[EntityId, str], int] = {}
+        """Points in the store, by suspect, as last read."""
+        self.evidence: dict[tuple[EntityId, str], int] = {}
+        """How many there must be in the store before it runs."""
 
     @property
     def entity(self) -> EntityId:

@@ -42,6 +42,7 @@ class Delivery:
     __slots__ = (
         "also", "attempts", "envelope", "fingerprint", "fired", "fired_us", "is_cleared", "is_done", "is_in_doubt",
         "is_one_way", "is_stored", "is_storing", "journal", "needs_lookup", "problem", "respond", "span",
+        "waits_until",
     )  # fmt: skip
 
     def __init__(self, envelope: Envelope, respond: Respond | None, *, is_stored: bool = False) -> None:
@@ -66,6 +67,8 @@ class Delivery:
         self.fired_us = 0
         self.span: TurnSpan | None = None
         self.problem: PerdureError | None = None
+        self.waits_until = 0.0
+        """Until when it is held back because newer code may know what to do with it (monotonic)."""
         self.journal: list[JournalRow] | None = None
         """What it needs of the store and has been read: the journal of an ended run."""
         self.fingerprint = fingerprint(envelope.name.encode(), envelope.args)

@@ -43,6 +43,9 @@ class EngineSettings:
     journal_max_entries: int = 60_000
     """A run with a longer journal fails: rebuilding it would hold up its host (50 to 90 ms for each 1,000 entries)."""
     journal_max_bytes: int = 64 * 1024 * 1024
+    unknown_handler_s: float = 600.0
+    """How long a stored message or a reminder waits for code that has its handler, as a rolling upgrade brings it; then
+    it is a dead letter. What its sender sent later waits with it."""
     history_retention_s: float = 24 * 3600.0
     """How long outcomes are kept: the horizon of de-duplication."""
     prune_every_s: float = 60.0

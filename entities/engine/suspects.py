@@ -20,12 +20,14 @@ Protocol (decisions: quarantine.py)
   run parked. A parked run stays so on every activation while its row stands; `resume` by an operator deletes that
   (`pardon`), and it is tried as often as the first time.
 
-Failures: while the store is not available suspects wait. Adding a point whose answer got lost may add two.
+Failures: while the store is not available suspects wait. After a change whose outcome is unknown what is held against
+its suspects is read again: a lost answer must not count as a death.
 """
 
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import HostKilled
@@ -57,6 +59,18 @@ Key = tuple[EntityId, str]
 """Of what is held against a suspect."""
 
 
+@dataclass(slots=True)
+class Stake:
+    """What is held against a suspect that runs here, and would be left behind if this process died."""
+
+    points: int
+    """In the store."""
+    rest: int
+    """Of them, if nothing comes of it."""
+    cases: set[Case]
+    """By whom it is shared; when all have ended it is taken back to `rest`."""
+
+
 class Suspects:
     """Owned by the engine; everything on the host's loop."""
 
@@ -73,8 +87,9 @@ class Suspects:
         self._new: list[Case] = []
         self._held: list[Case] = []
         self._running: list[Case] = []
-        self._at_stake: dict[Key, set[Case]] = {}
-        """By whom of those running a point is shared that this host has added and would leave behind if it died."""
+        self._at_stake: dict[Key, Stake] = {}
+        self._unsure: set[Key] = set()
+        """Of changes whose outcome is unknown."""
         self._fires: set[tuple[EntityId, ReminderRow]] = set()
         """Occurrences that are held."""
         self._task: asyncio.Task[None] | None = None
@@ -205,8 +220,9 @@ class Suspects:
             self._task = asyncio.get_running_loop().create_task(self._serve(), name="perdure suspects")
 
     async def _serve(self) -> None:
-        while self._new or self._held or self._running:
+        while self._new or self._held or self._running or self._at_stake:
             try:
+                await self._read_again()
                 await self._clear()
                 await self._examine()
                 if not await self._release() and not self._new:
@@ -231,7 +247,8 @@ class Suspects:
             for case, problems in refused
             for key in problems
         }
-        await self._engine.store.suspect([Suspicion(*key, points) for key, points in missing.items() if points > 0])
+        if refused:
+            await self._engine.store.suspect([Suspicion(*key, points) for key, points in missing.items() if points > 0])
         del self._new[: len(cases)]
         self._held += [case for case in cases if case.evidence]
         for case, problems in refused:
@@ -245,17 +262,17 @@ class Suspects:
     def _judge(self, case: Case, known: Mapping[tuple[EntityId, str], Suspicion]) -> Problems:
         """Note in the case what is held against it; returns what is refused."""
         problems: Problems = {}
-        case.points, case.evidence = 0, []
+        case.points, case.evidence = 0, {}
         for subject in case.subjects:
             key = subject.entity, subject.id
             row = known.get(key)
-            stored = max(0, row.points - (key in self._at_stake)) if row is not None else 0
-            points = case.know(stored)
+            case.stored[key] = row.points if row is not None else 0
+            points = case.know(self._at_stake[key].rest if key in self._at_stake else case.stored[key])
             if is_refused(points):
                 problems[subject.id] = _refusal(subject, row.reason if row is not None else "")
             else:
                 case.points = max(case.points, points)
-                case.evidence.append(Suspicion(subject.entity, subject.id, points + 1 - stored))
+                case.evidence[key] = points + 1
         return problems
 
     def _is_dropped(self, case: Case) -> bool:
@@ -274,13 +291,13 @@ class Suspects:
         chosen = choose(self._held, under_way)[:BATCH_MAX]
         if not chosen:
             return False
-        added: dict[Key, Suspicion] = {}
-        for row in (row for case in chosen for row in case.evidence):
-            key = row.entity, row.message_id
-            points = row.points - (key in self._at_stake)
-            if points > 0:
-                added[key] = row._replace(points=points)
-        await self._engine.store.suspect(list(added.values()))
+        wanted: dict[Key, Stake] = {}
+        for case in chosen:
+            for key, points in case.evidence.items():
+                stake = wanted.setdefault(key, self._at_stake.get(key) or Stake(case.stored[key], 0, set()))
+                stake.rest = max(stake.rest, points - 1)
+        await self._hold_against({key: max(stake.points, stake.rest + 1) for key, stake in wanted.items()}, wanted)
+        self._at_stake.update(wanted)
         released = set(chosen)
         self._held = [case for case in self._held if case not in released]
         for case in chosen:
@@ -288,8 +305,8 @@ class Suspects:
                 if case.points:
                     log.info("%s runs alone: %d points", case.subjects[0], case.points + 1)
                 self._running.append(case)
-                for row in case.evidence:
-                    self._at_stake.setdefault((row.entity, row.message_id), set()).add(case)
+                for key in case.evidence:
+                    self._at_stake[key].cases.add(case)
                 case.since = self._engine.monotonic()
                 case.go({})
         return True
@@ -297,22 +314,41 @@ class Suspects:
     async def _clear(self) -> None:
         """Take note of those that have survived."""
         over = {case for case in self._running if case.is_over()}
-        if not over:
-            return
-        cleared = {(row.entity, row.message_id) for case in over if case.is_cleared() for row in case.evidence}
-        ended: set[Key] = set()
         for case in over:
-            for key in {(row.entity, row.message_id) for row in case.evidence} & self._at_stake.keys():
-                self._at_stake[key].discard(case)
-                if not self._at_stake[key]:
-                    ended.add(key)
-        await self._engine.store.acquit(sorted(cleared))
-        await self._engine.store.suspect([Suspicion(*key, -1) for key in sorted(ended - cleared)])
-        for key in cleared | ended:
-            self._at_stake.pop(
-                key, None
-            )  # of those that still run, too: their point is gone, the next one adds its own
+            for key in case.evidence.keys() & self._at_stake.keys():
+                self._at_stake[key].cases.discard(case)
+        cleared = {key for case in over if case.is_cleared() for key in case.evidence}
+        ended = {key: stake for key, stake in self._at_stake.items() if not stake.cases and key not in cleared}
+        if cleared:
+            await self._engine.store.acquit(sorted(cleared))
+        await self._hold_against({key: stake.rest for key, stake in ended.items()}, ended)
+        for key in cleared | ended.keys():
+            self._at_stake.pop(key, None)  # also of those that still run: the point is gone, the next one adds its own
         self._running = [case for case in self._running if case not in over]
+
+    async def _hold_against(self, points: Mapping[Key, int], stakes: Mapping[Key, Stake]) -> None:
+        """Make it so many. Raises StoreUnavailable; then nobody knows how many there are."""
+        changes = {key: count - stakes[key].points for key, count in points.items() if count != stakes[key].points}
+        if changes:
+            self._unsure |= changes.keys()
+            await self._engine.store.suspect([Suspicion(*key, change) for key, change in sorted(changes.items())])
+            self._unsure -= changes.keys()
+            for key, change in changes.items():
+                stakes[key].points += change
+
+    async def _read_again(self) -> None:
+        """What is held against those of whom it is not known."""
+        if not self._unsure:
+            return
+        known = await self._engine.store.suspicions(sorted(self._unsure))
+        for key in self._unsure:
+            points = known[key].points if key in known else 0
+            if key in self._at_stake:
+                self._at_stake[key].points = points
+            for case in self._held:
+                if key in case.stored:
+                    case.stored[key] = points
+        self._unsure.clear()
 
 
 def _is_older(row: RunRow, loaded: Loaded, taken_us: int) -> bool:

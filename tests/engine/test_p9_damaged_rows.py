@@ -3,6 +3,8 @@
 In memory, where rows carry no checksum of their own: what gets here was written so, by an older release or by a bug.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from perdure.entities import Entity, EntityId, EntityParked, Mailbox, handler, query, workflow
@@ -58,7 +60,7 @@ async def test_messages_that_mean_nothing_become_dead_letters() -> None:
         keys.append(f"{number} {kind} {name}")
         message = Envelope(id="m", type="Bell", key=keys[-1], kind=kind, name=name, args=args, position=1)
         store._entity(message.entity).inbox[1, "m"] = message
-    async with LocalCluster([Bell], store=store, settings=QUICK):
+    async with LocalCluster([Bell], store=store, settings=replace(QUICK, unknown_handler_s=0.0)):
         await Bell.ref("well").ring()
         await eventually(lambda: not any(stored.inbox for stored in store._entities.values()))
         dead = {letter.envelope.key: letter.error for letter in store.dead_letters}

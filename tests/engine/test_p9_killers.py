@@ -26,6 +26,7 @@ from perdure.entities.engine.engine import Engine
 from perdure.entities.engine.quarantine import POINTS_MAX, POINTS_OF_BLOCKING
 from perdure.entities.ids import new_message_id
 from perdure.entities.messages import Envelope, Kind, Status, decode_error
+from perdure.entities.store.port import StoreUnavailable
 from perdure.entities.store.rows import RunStatus, Suspicion, suspect_id
 from perdure.entities.testing import LocalCluster
 
@@ -44,11 +45,15 @@ class CountingStore(FaultyStore):
         self.inquiries = 0
         self.most_points = 0
         self.inquiries_wait: asyncio.Event | None = None
+        self.lost_answers = 0
 
     async def suspect(self, evidence: Sequence[Suspicion]) -> None:
         self.inquiries += 1
         await super().suspect(evidence)
         self.most_points = max([self.most_points, *self.points().values()])
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise StoreUnavailable("injected", maybe_applied=True)
 
     async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
         self.inquiries += 1
@@ -348,6 +353,17 @@ async def test_a_run_that_is_found_in_several_ways_has_one_point(cluster: LocalC
     store.inquiries_wait.set()
     assert await fragile.nap.result() == "rested"
     assert await asking == []
+    assert store.most_points == 1
+    await eventually(lambda: store.points() == {})
+
+
+async def test_a_point_whose_answer_is_lost_counts_once(cluster: LocalCluster, store: CountingStore) -> None:
+    """Found by simulation (W11, seed 4002425): an innocent call was refused after three crashes of its hosts."""
+    store.lost_answers = 1
+    await Fragile.ref("f").nap.start()
+    await cluster.crash()
+    assert await Fragile.ref("f").nap.result() == "rested"
+    assert store.lost_answers == 0
     assert store.most_points == 1
     await eventually(lambda: store.points() == {})
 

@@ -240,12 +240,6 @@ class HandlerTurns(Rebuild):
             self.engine.persist(self, delivery)
         self.engine.call_later(method.retry.delay_s(delivery.attempts), lambda: self._unblock(sender))
 
-    def _unblock(self, sender: str) -> None:
-        held = self.blocked.pop(sender, None)
-        if held and not self.is_dead:
-            self.mailbox.extendleft(reversed(held))
-            self.engine.ready(self)
-
     def _refuse_stored(self, delivery: Delivery, error: PerdureError) -> None:
         """A message that cannot be applied: answered; if it was accepted before, also kept as a dead letter."""
         body = encode_json(error.body())

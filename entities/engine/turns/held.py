@@ -1,4 +1,5 @@
-"""Messages that have to wait inside their entity: behind a retry of their sender's, or for room in a durable mailbox.
+"""Messages that have to wait inside their entity: behind a retry of their sender's, for room in a durable mailbox, for
+code that has their handler.
 
 Promises P5 and P9: whatever waits keeps the order of its sender and holds up nobody else. All of it is in the inbox as
 well, so that nothing acknowledged is in memory only. While a mailbox is full, senders from outside are refused before
@@ -8,11 +9,15 @@ Answers to calls of this entity's runs wait behind nothing: what they belong to 
 one may be the very reader that a full mailbox needs.
 """
 
+import logging
 from collections import deque
 
+from ...errors import PerdureError, UnknownHandler
 from ...messages import Kind
 from ..deliveries import Delivery
 from .record import Record
+
+log = logging.getLogger("perdure.engine")
 
 
 class Held(Record):
@@ -35,6 +40,29 @@ class Held(Record):
             self.mailbox.remove(item)
             self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
         self.blocked.setdefault(sender, deque()).extendleft(reversed([delivery, *later]))
+
+    def _unblock(self, sender: str) -> None:
+        held = self.blocked.pop(sender, None)
+        if held and not self.is_dead:
+            self.mailbox.extendleft(reversed(held))
+            self.engine.ready(self)
+
+    def _awaits_code(self, delivery: Delivery, problem: PerdureError) -> bool:
+        """Hold back what was accepted, if only this code does not know its member: newer code may be on its way."""
+        is_accepted = delivery.is_stored or delivery.is_storing or delivery.fired is not None
+        if not (isinstance(problem, UnknownHandler) and is_accepted and delivery.is_one_way):
+            return False
+        now, patience_s = self.engine.monotonic(), self.engine.settings.unknown_handler_s
+        if not delivery.waits_until:
+            delivery.waits_until = now + patience_s
+            log.warning("%s: %s; the message waits %g s for code that knows it", self.id, problem.message, patience_s)
+        wait_s = delivery.waits_until - now
+        if wait_s <= 0.0:
+            return False
+        sender = delivery.envelope.sender
+        self._hold_back(delivery)
+        self.engine.call_later(wait_s, lambda: self._unblock(sender))
+        return True
 
     @property
     def held_back(self) -> int:
