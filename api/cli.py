@@ -236,6 +236,23 @@ def db_accept(
     _guarded(work, debug=debug)
 
 
+@db.command("fence")
+def db_fence(yes: Yes = False, dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> None:
+    """After a restore: refuse the commits of every host that the restored database knows, before new ones start.
+
+    Example: perdure db fence --yes
+    """
+
+    def work() -> None:
+        from ..cluster.postgres.sessions import SessionSettings  # noqa: PLC0415 - as above
+        from .commands import restored  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        _say(restored.fence(SessionSettings(dsn=_needed(settings)), settings.namespace, yes=yes))
+
+    _guarded(work, debug=debug)
+
+
 @app.command()
 def up(
     module: Annotated[str, typer.Argument(help="Module with entity classes.", show_default=False)],
