@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import SecretStr, ValidationError
@@ -27,6 +27,9 @@ from .exits import Exit
 from .failures import Failure, failure_of
 from .settings import PREFIX, Settings, unknown_variables
 from .variables import origin
+
+if TYPE_CHECKING:
+    from ..cluster.postgres.sessions import SessionSettings
 
 app = typer.Typer(
     name="perdure",
@@ -130,7 +133,7 @@ def replay(
 
         settings = _settings(dsn=dsn, namespace=namespace)
         address = "" if file is not None else _needed(settings)
-        source = Recorded(file, address, settings.namespace, type_name, limit, settings.codec)
+        source = Recorded(file, address, settings.namespace, type_name, limit, settings.codec, settings.pooled)
         replay_module(module, source, export=export, say=_say)
 
     _guarded(work, debug=debug)
@@ -152,7 +155,7 @@ def db_upgrade(
         if sql:
             typer.echo(database_sql(settings.namespace), nl=False)
             return
-        upgrade_database(_needed(settings), settings.namespace)
+        upgrade_database(_needed(settings), settings.namespace, is_pooled=settings.pooled)
         _say(f"namespace {settings.namespace!r} is up to date")
 
     _guarded(work, debug=debug)
@@ -166,7 +169,7 @@ def db_check(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> 
         from .database import check_database  # noqa: PLC0415 - as above
 
         settings = _settings(dsn=dsn, namespace=namespace)
-        check_database(_needed(settings), settings.namespace)
+        check_database(_needed(settings), settings.namespace, is_pooled=settings.pooled)
         _say(f"namespace {settings.namespace!r} is in order")
 
     _guarded(work, debug=debug)
@@ -189,7 +192,7 @@ def db_views(
         from .database import make_views  # noqa: PLC0415 - as above
 
         settings = _settings(dsn=dsn, namespace=namespace)
-        made, views = make_views(_needed(settings), settings.namespace, module)
+        made, views = make_views(_sessions(settings), settings.namespace, module)
         for type_name, view in views.items():
             _say(f"{type_name}: {view}{' (new)' if view.rpartition('.')[2] in made else ''}")
 
@@ -207,7 +210,7 @@ def db_verify(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) ->
         from .commands import damage  # noqa: PLC0415 - as above
 
         settings = _settings(dsn=dsn, namespace=namespace)
-        _say(damage.verify(_needed(settings), settings.namespace))
+        _say(damage.verify(_needed(settings), settings.namespace, is_pooled=settings.pooled))
 
     _guarded(work, debug=debug)
 
@@ -244,11 +247,10 @@ def db_fence(yes: Yes = False, dsn: Dsn = "", namespace: Namespace = "", debug: 
     """
 
     def work() -> None:
-        from ..cluster.postgres.sessions import SessionSettings  # noqa: PLC0415 - as above
         from .commands import restored  # noqa: PLC0415 - as above
 
         settings = _settings(dsn=dsn, namespace=namespace)
-        _say(restored.fence(SessionSettings(dsn=_needed(settings)), settings.namespace, yes=yes))
+        _say(restored.fence(_sessions(settings), settings.namespace, yes=yes))
 
     _guarded(work, debug=debug)
 
@@ -363,6 +365,12 @@ def _needed(settings: Settings) -> str:
             Exit.USAGE,
         )
     return dsn
+
+
+def _sessions(settings: Settings) -> "SessionSettings":
+    from ..cluster.postgres.sessions import SessionSettings  # noqa: PLC0415 - the driver is needed by few verbs
+
+    return SessionSettings(dsn=_needed(settings), is_pooled=settings.pooled)
 
 
 def _guarded(work: Callable[[], None], *, debug: bool) -> None:

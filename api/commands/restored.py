@@ -19,7 +19,7 @@ _LIVE = frozenset({"active", "draining"})
 def fence(settings: SessionSettings, namespace: str, *, yes: bool) -> str:
     """Fence every host that the database knows; says how many. Raises Failure, StartRefused, StoreUnavailable."""
     confirm(f"end every host that the database of namespace {namespace!r} knows, by refusing its commits", yes=yes)
-    check_database(settings.dsn, namespace)
+    check_database(settings.dsn, namespace, is_pooled=settings.is_pooled)
     fenced = asyncio.run(fence_all(settings, namespace))
     return (
         f"namespace {namespace!r}: {len(fenced)} hosts of its past are fenced; new ones may start (perdure up). A host"
