@@ -283,6 +283,35 @@ def up(
 
 
 @app.command()
+def serve(
+    module: Annotated[str, typer.Argument(help="Module with entity classes, and perhaps `app`: package.module[:app]")],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on; PERDURE_HOST, else this machine only.")] = "",
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="PERDURE_PORT, else 8000; 0 = any.")] = None,
+    address: RayAddress = "",
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    debug: Debug = False,
+) -> None:
+    """Run a gateway for hosts that `perdure up` has started. SIGTERM ends it, after the requests under way.
+
+    Example: perdure serve shop.app --host 0.0.0.0 --port 8000
+    """
+
+    def work() -> None:
+        from .commands import serving  # noqa: PLC0415 - as above
+
+        changes: dict[str, Any] = {"host": host} if host else {}
+        changes |= {"port": port} if port is not None else {}
+        changes |= {"ray_address": address} if address else {}
+        settings = _settings(dsn=dsn, namespace=namespace, **changes)
+        _needed(settings)
+        serving.serve_module(settings, module, _say)
+
+    _guarded(work, debug=debug)
+
+
+@app.command()
 def down(address: RayAddress = "", dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> None:
     """End all hosts of the namespace in order. Everything durable stays.
 

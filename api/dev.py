@@ -23,12 +23,11 @@ from pydantic import SecretStr
 from ..cluster.connect import down, up
 from ..cluster.embedded import EmbeddedPostgres
 from ..cluster.ray_runtime import is_joined, leave, start_local
+from .commands.serving import application
 from .connection import connection
-from .console.beside import Console
 from .database import upgrade_database
 from .exits import Exit
 from .failures import Failure
-from .gateway import create_app
 from .interrupts import Interrupted, Interrupts, kill_below
 from .serve import bind, check_binding, serving
 from .settings import Settings
@@ -83,16 +82,10 @@ async def _run(options: Options, target: Target, listener: socket.socket, say: S
                 connection(dsn, settings.namespace, codec=settings.codec, is_pooled=settings.pooled)
             )
         )
-        app = _application(target, settings)
+        app = application(target, settings)
         url = await interrupts.uninterrupted(stack.enter_async_context(serving(app, settings, listener=listener)))
         say(_summary(options, target, url=url, dsn=dsn, seconds=time.monotonic() - started))
         await interrupts.wait()
-
-
-def _application(target: Target, settings: Settings) -> Any:
-    if target.app is None:
-        return create_app(target.registry, settings=settings)
-    return Console(target.app, entities=target.registry, settings=settings) if settings.console else target.app
 
 
 @contextmanager
