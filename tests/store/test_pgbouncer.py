@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 
 import psycopg
 import pytest
@@ -106,7 +107,7 @@ def test_commands_say_what_to_do_and_then_do_it(pooled: str, namespace: str) -> 
         assert "PERDURE_POOLED=true" in " ".join(refused.output.split()), refused.output
         told = CliRunner().invoke(command, words, env=environment | {"PERDURE_POOLED": "true"})
         assert told.exit_code == 0, told.output
-    assert "through a pooler" in " ".join(told.output.split())
+        assert ("through a pooler" in " ".join(told.output.split())) == (words == ["doctor"])
     assert CliRunner().invoke(command, ["status"], env=environment | {"PERDURE_POOLED": "true"}).exit_code == 0
 
 
@@ -179,7 +180,7 @@ async def test_more_sessions_than_the_pooler_has_and_one_that_drops_them_all_los
                 for number in range(PURSES):
                     tasks.create_task(earn(number))
                 for count in (8, 24):
-                    await eventually(lambda count=count: earned.total() >= count)
+                    await eventually(partial(has_earned, count))
                     await drop_everybody(dsn)
             reading.cancel()
             expected = Counter({f"p{number}": 2 * EARNED for number in range(PURSES)})
@@ -194,6 +195,10 @@ EARNED = 10
 PURSES = 4
 earned: Counter[int] = Counter()
 """Acknowledged, by purse."""
+
+
+def has_earned(count: int) -> bool:
+    return earned.total() >= count
 
 
 async def earn(number: int) -> None:
