@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -110,7 +110,7 @@ class Load:
             self.acknowledged[payment] = await self.pay(*payment)
 
     @asynccontextmanager
-    async def going_on(self) -> AsyncIterator[None]:
+    async def going_on(self) -> AsyncGenerator[None]:
         async with asyncio.TaskGroup() as tasks:
             for number in range(PURSES):
                 tasks.create_task(self.run(number))
@@ -202,7 +202,7 @@ async def test_a_host_of_the_old_world_cannot_touch_the_restored_database(
 
 
 @asynccontextmanager
-async def archiving(directory: Path) -> AsyncIterator[tuple[EmbeddedPostgres, Path]]:
+async def archiving(directory: Path) -> AsyncGenerator[tuple[EmbeddedPostgres, Path]]:
     """A server that archives its log into the second of the two."""
     with EmbeddedPostgres(directory / "old") as server:
         archive = server.data_directory.parent / "archive"
