@@ -31,6 +31,8 @@ class Recorded(NamedTuple):
     limit: int
     codec: str = ""
     """`module:factory` of what encrypts the namespace."""
+    is_pooled: bool = False
+    """There is a pooler between here and the database."""
 
 
 def check_module(module: str, lock: Path, *, write: bool, force: bool, say: Say) -> None:
@@ -103,6 +105,8 @@ def _recorded(source: Recorded) -> list[Loaded]:
 
 async def _read(source: Recorded) -> list[Loaded]:
     codec = load_codec(source.codec)
-    async with PostgresStore(SessionSettings(dsn=source.dsn), namespace=source.namespace) as plain:
+    async with PostgresStore(
+        SessionSettings(dsn=source.dsn, is_pooled=source.is_pooled), namespace=source.namespace
+    ) as plain:
         store = plain if codec is None else EncodedStore(plain, codec, namespace=source.namespace)
         return [loaded async for loaded in recorded_runs(store, source.type_name, limit=source.limit)]

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import SecretStr, ValidationError
@@ -27,6 +27,9 @@ from .exits import Exit
 from .failures import Failure, failure_of
 from .settings import PREFIX, Settings, unknown_variables
 from .variables import origin
+
+if TYPE_CHECKING:
+    from ..cluster.postgres.sessions import SessionSettings
 
 app = typer.Typer(
     name="perdure",
@@ -130,7 +133,7 @@ def replay(
 
         settings = _settings(dsn=dsn, namespace=namespace)
         address = "" if file is not None else _needed(settings)
-        source = Recorded(file, address, settings.namespace, type_name, limit, settings.codec)
+        source = Recorded(file, address, settings.namespace, type_name, limit, settings.codec, settings.pooled)
         replay_module(module, source, export=export, say=_say)
 
     _guarded(work, debug=debug)
@@ -152,7 +155,7 @@ def db_upgrade(
         if sql:
             typer.echo(database_sql(settings.namespace), nl=False)
             return
-        upgrade_database(_needed(settings), settings.namespace)
+        upgrade_database(_needed(settings), settings.namespace, is_pooled=settings.pooled)
         _say(f"namespace {settings.namespace!r} is up to date")
 
     _guarded(work, debug=debug)
@@ -166,7 +169,7 @@ def db_check(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> 
         from .database import check_database  # noqa: PLC0415 - as above
 
         settings = _settings(dsn=dsn, namespace=namespace)
-        check_database(_needed(settings), settings.namespace)
+        check_database(_needed(settings), settings.namespace, is_pooled=settings.pooled)
         _say(f"namespace {settings.namespace!r} is in order")
 
     _guarded(work, debug=debug)
@@ -189,7 +192,7 @@ def db_views(
         from .database import make_views  # noqa: PLC0415 - as above
 
         settings = _settings(dsn=dsn, namespace=namespace)
-        made, views = make_views(_needed(settings), settings.namespace, module)
+        made, views = make_views(_sessions(settings), settings.namespace, module)
         for type_name, view in views.items():
             _say(f"{type_name}: {view}{' (new)' if view.rpartition('.')[2] in made else ''}")
 
@@ -207,7 +210,7 @@ def db_verify(dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) ->
         from .commands import damage  # noqa: PLC0415 - as above
 
         settings = _settings(dsn=dsn, namespace=namespace)
-        _say(damage.verify(_needed(settings), settings.namespace))
+        _say(damage.verify(_needed(settings), settings.namespace, is_pooled=settings.pooled))
 
     _guarded(work, debug=debug)
 
@@ -236,6 +239,22 @@ def db_accept(
     _guarded(work, debug=debug)
 
 
+@db.command("fence")
+def db_fence(yes: Yes = False, dsn: Dsn = "", namespace: Namespace = "", debug: Debug = False) -> None:
+    """After a restore: refuse the commits of every host that the restored database knows, before new ones start.
+
+    Example: perdure db fence --yes
+    """
+
+    def work() -> None:
+        from .commands import restored  # noqa: PLC0415 - as above
+
+        settings = _settings(dsn=dsn, namespace=namespace)
+        _say(restored.fence(_sessions(settings), settings.namespace, yes=yes))
+
+    _guarded(work, debug=debug)
+
+
 @app.command()
 def up(
     module: Annotated[str, typer.Argument(help="Module with entity classes.", show_default=False)],
@@ -259,6 +278,35 @@ def up(
 
         settings = _settings(dsn=dsn, namespace=namespace)
         _say(cluster.up(settings, module, hosts=hosts, address=address, release=release))
+
+    _guarded(work, debug=debug)
+
+
+@app.command()
+def serve(
+    module: Annotated[str, typer.Argument(help="Module with entity classes, and perhaps `app`: package.module[:app]")],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on; PERDURE_HOST, else this machine only.")] = "",
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="PERDURE_PORT, else 8000; 0 = any.")] = None,
+    address: RayAddress = "",
+    dsn: Dsn = "",
+    namespace: Namespace = "",
+    debug: Debug = False,
+) -> None:
+    """Run a gateway for hosts that `perdure up` has started. SIGTERM ends it, after the requests under way.
+
+    Example: perdure serve shop.app --host 0.0.0.0 --port 8000
+    """
+
+    def work() -> None:
+        from .commands import serving  # noqa: PLC0415 - as above
+
+        changes: dict[str, Any] = {"host": host} if host else {}
+        changes |= {"port": port} if port is not None else {}
+        changes |= {"ray_address": address} if address else {}
+        settings = _settings(dsn=dsn, namespace=namespace, **changes)
+        _needed(settings)
+        serving.serve_module(settings, module, _say)
 
     _guarded(work, debug=debug)
 
@@ -346,6 +394,12 @@ def _needed(settings: Settings) -> str:
             Exit.USAGE,
         )
     return dsn
+
+
+def _sessions(settings: Settings) -> "SessionSettings":
+    from ..cluster.postgres.sessions import SessionSettings  # noqa: PLC0415 - the driver is needed by few verbs
+
+    return SessionSettings(dsn=_needed(settings), is_pooled=settings.pooled)
 
 
 def _guarded(work: Callable[[], None], *, debug: bool) -> None:

@@ -49,6 +49,7 @@ def lifespan(
                     namespace or chosen.namespace,
                     ray_address=ray_address or chosen.ray_address or None,
                     codec=chosen.codec,
+                    is_pooled=chosen.pooled,
                 )
             )
             state = dict(await stack.enter_async_context(inner(app)) or {}) if inner is not None else {}
@@ -67,7 +68,7 @@ class Link(NamedTuple):
 
 @asynccontextmanager
 async def connection(
-    dsn: str, namespace: str, *, ray_address: str | None = None, codec: str = ""
+    dsn: str, namespace: str, *, ray_address: str | None = None, codec: str = "", is_pooled: bool = False
 ) -> AsyncGenerator[Link]:
     """A client as the process's ambient one, closed at the end. Raises StartRefused."""
     if not dsn:
@@ -76,8 +77,8 @@ async def connection(
         )
     from ..cluster.connect import connect  # noqa: PLC0415 - importing Ray takes a second, and not everybody connects
 
-    client = await connect(dsn=dsn, namespace=namespace, ray_address=ray_address, codec=codec)
-    probe = Probe(dsn, namespace)
+    client = await connect(dsn=dsn, namespace=namespace, ray_address=ray_address, codec=codec, is_pooled=is_pooled)
+    probe = Probe(dsn, namespace, is_pooled=is_pooled)
     try:
         yield Link(client, probe)
     finally:

@@ -51,17 +51,17 @@ def reach(dsn: str) -> None:
         )
 
 
-def upgrade_database(dsn: str, namespace: str) -> None:
+def upgrade_database(dsn: str, namespace: str, *, is_pooled: bool = False) -> None:
     """Create the namespace or bring it to the newest revision, then check that hosts may run on it."""
     reach(dsn)
     upgrade(dsn, namespace)
-    check_database(dsn, namespace)
+    check_database(dsn, namespace, is_pooled=is_pooled)
 
 
-def check_database(dsn: str, namespace: str) -> None:
+def check_database(dsn: str, namespace: str, *, is_pooled: bool = False) -> None:
     """Return if hosts may run on this database and namespace. Raises Failure, StartRefused."""
     reach(dsn)
-    asyncio.run(check_server(dsn, namespace))
+    asyncio.run(check_server(dsn, namespace, is_pooled))
 
 
 def database_sql(namespace: str) -> str:
@@ -69,15 +69,17 @@ def database_sql(namespace: str) -> str:
     return upgrade_sql(namespace)
 
 
-def make_views(dsn: str, namespace: str, module: str) -> tuple[list[str], dict[str, str]]:
+def make_views(sessions: SessionSettings, namespace: str, module: str) -> tuple[list[str], dict[str, str]]:
     """The SQL views of a module's classes: the names of those that were made, and all by type."""
     put_on_path(Path.cwd())
     registry = load_target(module).registry
-    reach(dsn)
-    return asyncio.run(_make_views(dsn, namespace, registry))
+    reach(sessions.dsn)
+    return asyncio.run(_make_views(sessions, namespace, registry))
 
 
-async def _make_views(dsn: str, namespace: str, registry: Registry) -> tuple[list[str], dict[str, str]]:
-    async with PostgresStore(SessionSettings(dsn=dsn), namespace=namespace) as store:
+async def _make_views(
+    sessions: SessionSettings, namespace: str, registry: Registry
+) -> tuple[list[str], dict[str, str]]:
+    async with PostgresStore(sessions, namespace=namespace) as store:
         survey = store.survey()
         return await survey.make_views(list(registry)), await survey.views()

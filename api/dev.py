@@ -23,12 +23,11 @@ from pydantic import SecretStr
 from ..cluster.connect import down, up
 from ..cluster.embedded import EmbeddedPostgres
 from ..cluster.ray_runtime import is_joined, leave, start_local
+from .commands.serving import application
 from .connection import connection
-from .console.beside import Console
 from .database import upgrade_database
 from .exits import Exit
 from .failures import Failure
-from .gateway import create_app
 from .interrupts import Interrupted, Interrupts, kill_below
 from .serve import bind, check_binding, serving
 from .settings import Settings
@@ -73,22 +72,20 @@ async def _run(options: Options, target: Target, listener: socket.socket, say: S
         settings = options.settings.model_copy(update={"dsn": SecretStr(dsn), "show_errors": True})
         os.environ["PERDURE_DSN"] = dsn
         os.environ["PERDURE_NAMESPACE"] = settings.namespace
-        await interrupts.uninterrupted(asyncio.to_thread(upgrade_database, dsn, settings.namespace))
+        await interrupts.uninterrupted(
+            asyncio.to_thread(upgrade_database, dsn, settings.namespace, is_pooled=settings.pooled)
+        )
         await stack.enter_async_context(_ray(interrupts))
         await stack.enter_async_context(_hosts(options, target, dsn, interrupts))
         await interrupts.uninterrupted(
-            stack.enter_async_context(connection(dsn, settings.namespace, codec=settings.codec))
+            stack.enter_async_context(
+                connection(dsn, settings.namespace, codec=settings.codec, is_pooled=settings.pooled)
+            )
         )
-        app = _application(target, settings)
+        app = application(target, settings)
         url = await interrupts.uninterrupted(stack.enter_async_context(serving(app, settings, listener=listener)))
         say(_summary(options, target, url=url, dsn=dsn, seconds=time.monotonic() - started))
         await interrupts.wait()
-
-
-def _application(target: Target, settings: Settings) -> Any:
-    if target.app is None:
-        return create_app(target.registry, settings=settings)
-    return Console(target.app, entities=target.registry, settings=settings) if settings.console else target.app
 
 
 @contextmanager
@@ -207,13 +204,14 @@ async def _hosts(options: Options, target: Target, dsn: str, interrupts: Interru
                 hosts=options.hosts,
                 environment={"PYTHONPATH": os.environ["PYTHONPATH"]},
                 codec=options.settings.codec,
+                is_pooled=options.settings.pooled,
                 release=_release(),
             )
         )
         yield
     finally:
         try:
-            await down(dsn=dsn, namespace=namespace, timeout_s=DOWN_S)
+            await down(dsn=dsn, namespace=namespace, is_pooled=options.settings.pooled, timeout_s=DOWN_S)
         except Exception as error:  # noqa: BLE001 - what is left is killed below; what is durable is safe
             logger.warning("the hosts did not stop in order: %s", error)
 

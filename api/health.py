@@ -22,8 +22,8 @@ PROBE = "perdure_probe"
 class Probe:
     """Asks the store itself whether requests could be served; a session of its own, opened at the first question."""
 
-    def __init__(self, dsn: str, namespace: str) -> None:
-        self._address = StoreAddress(dsn=dsn, namespace=namespace)
+    def __init__(self, dsn: str, namespace: str, *, is_pooled: bool = False) -> None:
+        self._address = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled)
         self._store: Store | None = None
 
     async def missing(self) -> list[str]:

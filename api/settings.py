@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """Postgres. Empty: `perdure dev` brings its own, everything else refuses to start."""
     namespace: str = "perdure"
     """One Postgres schema, one set of hosts."""
+    pooled: bool = False
+    """There is a connection pooler between here and Postgres, such as PgBouncer in transaction mode."""
     codec: str = ""
     """What encrypts payloads, as `module:factory` (docs/encryption.md). Empty: nothing does."""
     ray_address: str = ""

@@ -84,7 +84,7 @@ async def connect(
     in order.
     """
     address = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled, codec=load_codec(codec))
-    await check_server(dsn, namespace)
+    await check_server(dsn, namespace, is_pooled)
     if problem := plain_postgres(dsn):
         log.warning("%s", problem)
     joined = join_ray(ray_address)
@@ -174,7 +174,7 @@ async def up(
         codec=codec if codec != NO_CODEC else "",
         release=release,
     )
-    await check_server(dsn, namespace)
+    await check_server(dsn, namespace, is_pooled)
     join_ray(ray_address)
     store = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=is_pooled).open()
     try:

@@ -46,6 +46,7 @@ def up(settings: Settings, module: str, *, hosts: int, address: str, release: st
             release=release,
             environment={"PYTHONPATH": os.environ["PYTHONPATH"]},
             codec=settings.codec,
+            is_pooled=settings.pooled,
         )
     )
     return f"{hosts} hosts run {', '.join(entity.rpartition(':')[2] for entity in entities)} in {settings.namespace!r}"
@@ -56,25 +57,28 @@ def down(settings: Settings, *, address: str) -> str:
     from ...cluster.connect import down as bring_down  # noqa: PLC0415 - as above
 
     where = address or settings.ray_address or "auto"
-    asyncio.run(bring_down(dsn=_dsn(settings), namespace=settings.namespace, ray_address=where))
+    asyncio.run(
+        bring_down(dsn=_dsn(settings), namespace=settings.namespace, ray_address=where, is_pooled=settings.pooled)
+    )
     return f"no hosts run in {settings.namespace!r} any more; its entities are kept"
 
 
 def status(settings: Settings, output: Format) -> None:
     """Print what should run and what does, from the database alone."""
-    told = asyncio.run(_status(_dsn(settings), settings.namespace))
+    told = asyncio.run(_status(settings))
     show(told, output, columns=("host", "status", "node", "pid", "shards", "lease_s"), rows=told["hosts"])
     if output is Format.TABLE:
         wanted = f"{told['hosts_wanted']} hosts wanted, " if told["hosts_wanted"] is not None else ""
         typer.echo(f"{wanted}{told['shards_without_owner']} of {told['shards']} shards have no owner", err=True)
 
 
-async def _status(dsn: str, namespace: str) -> dict[str, Any]:
+async def _status(settings: Settings) -> dict[str, Any]:
     from ...cluster.stores import StoreAddress  # noqa: PLC0415 - as above
     from ...cluster.targets import Targets  # noqa: PLC0415 - as above
 
+    dsn, namespace = _dsn(settings), settings.namespace
     reach(dsn)
-    store = StoreAddress(dsn=dsn, namespace=namespace).open()
+    store = StoreAddress(dsn=dsn, namespace=namespace, is_pooled=settings.pooled).open()
     try:
         owners, hosts = await store.owners(), await store.hosts()
         now_us, stored = await store.clock_us(), await store.targets()
@@ -108,9 +112,9 @@ def doctor(settings: Settings, output: Format, *, address: str) -> None:
     """Print what is in order and what is not. Raises Failure if anything failed."""
     dsn = _dsn(settings)
     checks = [
-        _tried("database", lambda: _database(dsn, settings.namespace)),
+        _tried("database", lambda: _database(settings)),
         _tried("clock", lambda: _clock(dsn)),
-        _tried("hosts", lambda: _hosts(dsn, settings.namespace)),
+        _tried("hosts", lambda: _hosts(settings)),
         _tried("ray", lambda: _ray(address or settings.ray_address)),
         _tried("access", lambda: _access(settings)),
     ]
@@ -127,9 +131,10 @@ def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Check:
         return Check(name, "FAILED", str(failure_of(error)))
 
 
-def _database(dsn: str, namespace: str) -> tuple[str, str]:
-    check_database(dsn, namespace)
-    return "ok", f"durable, writable; namespace {namespace!r} fits this release"
+def _database(settings: Settings) -> tuple[str, str]:
+    check_database(_dsn(settings), settings.namespace, is_pooled=settings.pooled)
+    through = "; through a pooler, nothing is kept in sessions" if settings.pooled else ""
+    return "ok", f"durable, writable; namespace {settings.namespace!r} fits this release{through}"
 
 
 def _clock(dsn: str) -> tuple[str, str]:
@@ -146,8 +151,8 @@ def _clock(dsn: str) -> tuple[str, str]:
     return "warning" if is_far else "ok", told + ("; correctness does not depend on it" if is_far else "")
 
 
-def _hosts(dsn: str, namespace: str) -> tuple[str, str]:
-    told = asyncio.run(_status(dsn, namespace))
+def _hosts(settings: Settings) -> tuple[str, str]:
+    told = asyncio.run(_status(settings))
     missing = told["shards_without_owner"]
     text = f"{len(told['hosts'])} alive, {missing} of {told['shards']} shards without an owner"
     return "warning" if missing else "ok", text

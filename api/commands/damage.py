@@ -15,9 +15,9 @@ from ..failures import Failure
 from .options import confirm
 
 
-def verify(dsn: str, namespace: str) -> str:
+def verify(dsn: str, namespace: str, *, is_pooled: bool = False) -> str:
     """Check every row that has a checksum. Raises Failure if any is damaged, having printed them."""
-    check_database(dsn, namespace)
+    check_database(dsn, namespace, is_pooled=is_pooled)
     try:
         found = asyncio.run(find_damage(dsn, namespace))
     except psycopg.Error as error:

@@ -50,8 +50,8 @@ async def facts(connection: psycopg.AsyncConnection[Any]) -> Facts:
     return Facts(row[0] - (before + time.time()) / 2, row[1], row[2], open_files)
 
 
-def warnings(found: Facts) -> list[str]:
-    """Sentences for the log, with numbers."""
+def warnings(found: Facts, *, is_pooled: bool = False) -> list[str]:
+    """Sentences for the log, with numbers. is_pooled: a pooler decides about connections, not we."""
     told: list[str] = []
     if abs(found.clock_ahead_s) > CLOCK_DIFFERENCE_S:
         where = "ahead of" if found.clock_ahead_s > 0 else "behind"
@@ -60,7 +60,7 @@ def warnings(found: Facts) -> list[str]:
             "by the database's, so nothing breaks, but times in logs will not match: check NTP"
         )
     free = found.connections_max - found.connections_used
-    if free < SESSIONS_OF_HOST:
+    if free < SESSIONS_OF_HOST and not is_pooled:
         told.append(
             f"Postgres has {max(0, free)} of {found.connections_max} connections free, and one host opens up to "
             f"{SESSIONS_OF_HOST}: raise max_connections, run fewer hosts, or put PgBouncer in between"

@@ -22,7 +22,7 @@ _SETTINGS = """
 select current_setting('server_version'), current_setting('server_version_num'), current_setting('fsync'),
        current_setting('full_page_writes'), current_setting('synchronous_commit'), pg_is_in_recovery()::text,
        current_setting('default_transaction_read_only'), current_setting('server_encoding'),
-       current_setting('default_transaction_isolation')"""
+       current_setting('default_transaction_isolation'), pg_backend_pid()"""
 _NAMES = (
     "server_version",
     "server_version_num",
@@ -33,14 +33,18 @@ _NAMES = (
     "default_transaction_read_only",
     "server_encoding",
     "default_transaction_isolation",
+    "backend_pid",
 )
 
 _SYSTEM_WIDE = "ALTER SYSTEM SET {name} = {value}; SELECT pg_reload_conf();"
 _PER_ROLE = "ALTER ROLE CURRENT_USER SET {name} = '{value}'; (and look for ALTER DATABASE … SET {name})"
 
 
-async def check_server(dsn: str, namespace: str) -> None:
-    """Return if hosts of this code may run on the namespace; raise StartRefused with the reason otherwise."""
+async def check_server(dsn: str, namespace: str, is_pooled: bool = False) -> None:
+    """Return if hosts of this code may run on the namespace; raise StartRefused with the reason otherwise.
+
+    is_pooled: we have been told of a pooler in between, and keep nothing in a session.
+    """
     check_namespace(namespace)
     where = masked(dsn)
     try:
@@ -51,11 +55,13 @@ async def check_server(dsn: str, namespace: str) -> None:
             assert row is not None
             settings: dict[str, str] = dict(zip(_NAMES, map(str, row), strict=True))
             _check_settings(settings, where)
+            if not is_pooled:
+                _check_direct(connection.info.backend_pid, int(settings["backend_pid"]), where)
             revision = await _revision(connection, namespace)
             if revision == migrations.head():
                 await _check_rights(connection, namespace, where)
                 await _check_probe(connection, namespace, where)
-            for warning in advice.warnings(await advice.facts(connection)):
+            for warning in advice.warnings(await advice.facts(connection), is_pooled=is_pooled):
                 log.warning("%s", warning)
     except psycopg.errors.InsufficientPrivilege as error:
         raise _no_rights(namespace, where, str(error).splitlines()[0]) from None
@@ -106,6 +112,20 @@ def _check_settings(settings: Mapping[str, str], where: str) -> None:
         raise StartRefused(
             f"the database at {where} is encoded in {settings['server_encoding']}, which cannot hold every text."
             " Use a database in UTF-8: CREATE DATABASE perdure ENCODING 'UTF8' TEMPLATE template0;"
+        )
+
+
+def _check_direct(told_pid: int, backend_pid: int, where: str) -> None:
+    """Refuse a pooler that nobody has told us of: it names itself, not the server's process, as who serves the session.
+
+    One in transaction mode gives the session of the last transaction to somebody else: a statement that is prepared
+    there under the same name would be another one, and would be executed with our values.
+    """
+    if told_pid != backend_pid:
+        raise StartRefused(
+            f"there is a connection pooler (PgBouncer?) between here and Postgres at {where}. Say so, for every host,"
+            " gateway and command: PERDURE_POOLED=true (in code: is_pooled=True); then nothing is kept in sessions."
+            " Or connect to Postgres itself"
         )
 
 

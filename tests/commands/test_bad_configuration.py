@@ -96,6 +96,15 @@ WRONG: list[tuple[str, tuple[str, ...], dict[str, str], int, str]] = [
     ("B81 no number", ("db", "check"), {"PERDURE_BODY_TIMEOUT_S": "nan"}, 2, "PERDURE_BODY_TIMEOUT_S"),
     ("B84 type", ("db", "check"), {"PERDURE_DOCS": "perhaps"}, 2, "error[bad_setting]: PERDURE_DOCS"),
     ("B86 not confirmed", ("db", "accept", "--all"), {"PERDURE_DSN": "host=/nowhere"}, 2, "error[not_confirmed]"),
+    ("B75 none to serve", ("serve", "m"), {}, 2, "error[no_dsn]"),
+    (
+        "B79 others could reach it",
+        ("serve", "m", "--host", "0.0.0.0"),
+        {"PERDURE_DSN": "host=/nowhere"},
+        2,
+        "error[insecure_bind]",
+    ),
+    ("B86 fence not confirmed", ("db", "fence"), {"PERDURE_DSN": "host=/nowhere"}, 2, "error[not_confirmed]"),
     ("B86 nothing named", ("db", "accept", "--yes"), {"PERDURE_DSN": "host=/nowhere"}, 2, "Type/key"),
     ("B86 no address", ("db", "accept", "order", "--yes"), {"PERDURE_DSN": "host=/nowhere"}, 2, "error[bad_key]"),
 ]
@@ -213,6 +222,21 @@ def test_b88_a_reader_that_goes_away_gets_no_traceback() -> None:
             cwd=ROOT, capture_output=True, text=True, timeout=90, check=False,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, (shell, done.stderr)
+
+
+def test_the_hosts_of_a_restored_database_are_fenced(run: Run, server: EmbeddedPostgres) -> None:
+    dsn = {"PERDURE_DSN": server.dsn, "PERDURE_NAMESPACE": "shop"}
+    with psycopg.connect(server.dsn) as connection:
+        connection.execute(
+            "insert into shop.hosts (incarnation, address, node, pid, status, capacity, lease_until, registered_at)"
+            " values ('h1', '', '', 1, 'active', 1, now() + interval '1 day', now())"
+        )
+    assert "1 hosts of its past are fenced" in run("db", "fence", "--yes", exit_code=0, **dsn).output
+    assert "0 hosts of its past are fenced" in run("db", "fence", "--yes", exit_code=0, **dsn).output
+    with psycopg.connect(server.dsn) as connection:
+        assert connection.execute("select status from shop.hosts").fetchall() == [("fenced",)]
+    missing = run("db", "fence", "--yes", "--namespace", "nowhere", exit_code=5, PERDURE_DSN=server.dsn)
+    assert "there is no namespace 'nowhere'" in missing.output
 
 
 def test_damaged_rows_are_found_and_accepted(run: Run, server: EmbeddedPostgres) -> None:

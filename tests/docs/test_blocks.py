@@ -36,6 +36,7 @@ OUTSIDE = NotRun("talks to a bank, a mailbox or tables that are not there")
 EXAMPLE = NotRun("lines out of examples/, which tests/stories runs whole")
 CLUSTER = NotRun("starts a cluster; tests/cluster and tests/commands do")
 TERMINAL = NotRun("for a terminal with a running dev server; tests/dev and tests/acceptance do the like")
+BACKUP = NotRun("needs a server's programs and a cluster; tests/store/test_restore.py does it")
 TOOLS = NotRun("the targets of make that run the tests, or this very run")
 
 INVENTORY: dict[str, list[Run | NotRun]] = {
@@ -74,6 +75,7 @@ INVENTORY: dict[str, list[Run | NotRun]] = {
     ],
     "docs/console.md": [Run(f"{HERE}::test_applications_are_made")],
     "docs/contributing.md": [TOOLS, Run(f"{HERE}::test_the_test_of_contributing_passes")],
+    "docs/deployment.md": [CLUSTER, CLUSTER, BACKUP, BACKUP, BACKUP],
     "docs/encryption.md": [TERMINAL, CLUSTER, Run(f"{HERE}::test_a_codec_of_ones_own")],
     "docs/observability.md": [Run("tests/docs/test_observability.py::test_outside_of_turns_nothing_is_replayed")],
     "docs/operations.md": [CLUSTER, CLUSTER],

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,8 @@ from perdure.entities.store.rows import Batch, EntityWrite, HostRow
 from simulation.store import SimStore, execute, frozen
 from tests.scratch import scratch_directory
 
+from . import pooler
+
 SHARDS = 16
 NAMESPACE = "stands_for_a_namespace"
 _numbers = itertools.count(1)
@@ -42,11 +45,15 @@ class World:
         dsn: str = "",
         namespace: str = "",
         codec: PayloadCodec | None = None,
+        sessions: SessionSettings | None = None,
     ) -> None:
         self.raw = store
         self.store = store if codec is None else cast("Any", EncodedStore(store, codec, namespace=namespace))
         self.codec = codec
         self.dsn = dsn
+        """Of the server itself, for looking at what was stored."""
+        self.sessions = sessions or SessionSettings(dsn=dsn)
+        """The store's way to it."""
         self.namespace = namespace
         self.epochs: dict[int, int] = {}
         self._opened: list[PostgresStore] = []
@@ -60,9 +67,7 @@ class World:
         """The same namespace, seen by another process."""
         if isinstance(self.raw, MemoryStore):
             return self.store
-        other = PostgresStore(
-            SessionSettings(dsn=self.dsn, incarnation=incarnation, **settings), namespace=self.namespace
-        )
+        other = PostgresStore(replace(self.sessions, incarnation=incarnation, **settings), namespace=self.namespace)
         self._opened.append(other)
         return other if self.codec is None else cast("Any", EncodedStore(other, self.codec, namespace=self.namespace))
 
@@ -107,6 +112,15 @@ def meaning(value: bytes | None) -> object:
 def server() -> Iterator[EmbeddedPostgres]:
     with scratch_directory("perdure-store-") as directory, EmbeddedPostgres(directory) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def pooled(server: EmbeddedPostgres) -> Iterator[str]:
+    """The DSN of a way to the server through PgBouncer; skips what needs that where there is none."""
+    if pooler.PROGRAM is None:
+        pytest.skip(pooler.WHY_NOT)
+    with pooler.pgbouncer(server) as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="session")
@@ -168,9 +182,13 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return
     server: EmbeddedPostgres = request.getfixturevalue("server")
     namespace: str = request.getfixturevalue("namespace")
-    settings = SessionSettings(dsn=server.dsn, incarnation="h1", is_pooled=request.param == "postgres-pooled")
+    settings = SessionSettings(dsn=server.dsn, incarnation="h1")
+    if request.param == "postgres-pooled":
+        # Where there is no pooler, at least what is said to one is good for the server.
+        way = request.getfixturevalue("pooled") if pooler.PROGRAM is not None else server.dsn
+        settings = replace(settings, dsn=way, is_pooled=True)
     store = PostgresStore(settings, namespace=namespace)
-    world = await World(store, dsn=server.dsn, namespace=namespace, codec=codec).prepare()
+    world = await World(store, dsn=server.dsn, namespace=namespace, codec=codec, sessions=settings).prepare()
     yield world
     await world.close()
 

@@ -131,7 +131,7 @@ async def test_of_sealed_states_only_what_may_be_searched_is_shown(postgres: Wor
 
 async def test_the_command_makes_the_views_of_a_module(postgres: World) -> None:
     def command() -> tuple[list[str], dict[str, str]]:
-        return make_views(postgres.dsn, postgres.namespace, "examples.food_delivery.entities")
+        return make_views(postgres.sessions, postgres.namespace, "examples.food_delivery.entities")
 
     made, views = await asyncio.to_thread(command)
     assert "order_view" in made
