@@ -6,7 +6,7 @@ handed to an actor, and that did not run, is handed out again.
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -220,6 +220,9 @@ async def test_the_hosts_own_commits_wait_while_an_actors_commit_is_settled() ->
 # --- P6 ---------------------------------------------------------------------------------------------------------------
 
 
+THE_BELL = EntityId("Bell", "b")
+
+
 @asynccontextmanager
 async def told_in_vain(store: LateStore) -> AsyncGenerator[tuple[Actors, Actor]]:
     """A reminder is due; the actor has been told, and will never run it."""
@@ -234,7 +237,7 @@ async def told_in_vain(store: LateStore) -> AsyncGenerator[tuple[Actors, Actor]]
 
 async def test_a_reminder_that_meets_the_actors_leave_is_fired_by_the_next_one() -> None:
     async with told_in_vain(LateStore()) as (actors, first):
-        await actors.parent.serve(Bell.ref("b").entity_id, "idle", b"")
+        await actors.parent.serve(THE_BELL, "idle", b"")
         await eventually(lambda: first.is_killed)
         await becomes(Bell.ref("b").get, 1)
 
@@ -243,7 +246,7 @@ async def test_an_actor_that_was_told_something_after_it_had_offered_to_go_stays
     async with actors_of(LateStore()) as actors:
         assert await Bell.ref("b").get() == 0
         [actor] = actors.made
-        going = asyncio.ensure_future(actors.parent.serve(Bell.ref("b").entity_id, "idle", b""))
+        going = asyncio.ensure_future(actors.parent.serve(THE_BELL, "idle", b""))
         ringing = asyncio.ensure_future(Bell.ref("b").ring())
         await going
         assert await ringing == 1
@@ -254,7 +257,7 @@ async def test_what_an_actor_could_not_run_yet_is_handed_to_it_again() -> None:
     """A timer of a parked run is left in the store; when the run goes on, its engine asks for it."""
     async with told_in_vain(LateStore()) as (_, actor):
         actor.loses_fires = False
-        actor.engine.reread_reminders(Bell.ref("b").entity_id)
+        actor.engine.reread_reminders(THE_BELL)
         await becomes(Bell.ref("b").get, 1)
 
 
@@ -267,7 +270,7 @@ async def test_what_came_due_while_an_actors_entity_was_parked_fires_after_the_r
         monkeypatch.setattr(parent, "PARKED_LOOK_S", 0.05)
         monkeypatch.setattr(arrivals, "PARKED_RETRY_S", 0.0)
     store = LateStore()
-    entity = Bell.ref("b").entity_id
+    entity = THE_BELL
     async with told_in_vain(store) as (actors, first):
         intact = store._entities[entity].state
         store._entities[entity].state = b"{}"
@@ -304,7 +307,7 @@ async def test_an_actor_keeps_the_bounds_of_its_host(monkeypatch: pytest.MonkeyP
             settings={"mailbox_max": 7, "history_retention_s": 60.0},
             hint=lambda _: None,
             fenced=lambda _: None,
-            steps=FakeSteps(None),
+            steps=FakeSteps(nullcontext),
             serve=lambda _: None,
         )
         host = engine_factory.perdure_engine(request)

@@ -194,8 +194,8 @@ async def test_cancelling_and_firing_race_to_one_outcome(alarms: LocalCluster, s
         await asyncio.sleep(number / 10_000)
         await alarm.cancel("r")
         await alarm.set("marker", 3, text="marker")
-        await eventually(lambda alarm=alarm: not store.reminder_rows())
-        turns = [(row.version, row.name) for row in store.history(str(alarm.entity_id))]
+        await eventually(lambda: not store.reminder_rows())
+        turns = [(row.version, row.name) for row in store.history(f"Alarm/race-{number}")]
         [cancelled] = [version for version, name in turns if name == "cancel"]
         rings = [version for version, name in turns if name == "ring"]
         assert len(rings) in (1, 2), "the marker, and perhaps the one that was faster"

@@ -7,6 +7,7 @@ import pytest
 from perdure.entities import (
     Busy,
     Entity,
+    EntityId,
     EntityParked,
     HandlerTimeout,
     InvalidArguments,
@@ -164,7 +165,7 @@ async def test_a_state_of_a_newer_schema_parks_until_code_that_knows_it_is_deplo
 ) -> None:
     await asyncio.gather(A.deposit(1), B.deposit(1))
     await cluster.crash()
-    stored = store._entities[A.entity_id]
+    stored = store._entities[EntityId("Account", "a")]
     known = stored.schema_version, stored.checksum
     stored.schema_version, stored.checksum = stored.schema_version + 1, None
     before = stored.version, stored.state
