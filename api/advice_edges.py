@@ -129,6 +129,9 @@ CLI: dict[str, Complaint] = {
     ),
     "still_running": Complaint(Exit.TIMEOUT, "The run has not ended.", "Ask later, or with a longer `--timeout`."),
     "bad_gateway": Complaint(Exit.OTHER, "Something answered that is no gateway of Perdure.", "Check the address."),
+    "ray_missing": Complaint(
+        Exit.UNREACHABLE, "Ray is not installed for this Python.", "Install it there, or use a Python that it supports."
+    ),
     "ray_failed": Complaint(Exit.UNREACHABLE, "Ray did not start.", "Its logs are in `/tmp/ray/session_latest/logs`."),
     "postgres_not_found": Complaint(
         Exit.UNREACHABLE, "There are no Postgres binaries here.", "`pip install 'perdure[dev]'`, or install Postgres."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from .principal import EVERYTHING, SUBJECT_CHARS_MAX, Principal, grants_of
+from .principal import EVERYTHING, FROM_JWT, SUBJECT_CHARS_MAX, Principal, grants_of
 
 API_KEY_CHARS_MIN = 16
 KEYS_PER_CLIENT_MAX = 2
@@ -54,6 +54,10 @@ def check_subject(name: str) -> str:
     """Raises ValueError for a name that cannot stand in a log."""
     if not 0 < len(name) <= SUBJECT_CHARS_MAX or not name.isprintable():
         raise ValueError(f"the name of a client is 1 to {SUBJECT_CHARS_MAX} printable characters")
+    if name.startswith(f"{FROM_JWT}:"):
+        raise ValueError(
+            f"the name of a client cannot begin with {FROM_JWT}: as histories name the subjects of JWTs so"
+        )
     return name
 
 

@@ -79,7 +79,7 @@ async def permit_any(request: Request, found: Permit, asked: Asked, *others: Ask
             logging.INFO if is_allowed else logging.WARNING,
             "%s %r: %s %s of %r in %s, request %s",
             "allowed" if is_allowed else "refused",
-            found.principal.subject,
+            found.principal.name,
             request.method,
             f"{asked.member}:{asked.right}"[:200],
             f"{asked.type}/{asked.key}"[:700],
@@ -87,7 +87,7 @@ async def permit_any(request: Request, found: Permit, asked: Asked, *others: Ask
             request_id(request),
         )
     if not is_allowed:
-        raise Refused(403, "forbidden", f"{found.principal.subject} has no grant for {str(asked)[:200]}")
+        raise Refused(403, "forbidden", f"{found.principal.name} has no grant for {str(asked)[:200]}")
     return found.principal
 
 
@@ -103,5 +103,5 @@ def principal_of(request: Request) -> Principal:
 
 
 def operator_of(principal: Principal, said: str) -> str:
-    """Whom the history names: the credential's subject; only where there are no credentials, what the body says."""
-    return principal.subject if principal.is_authenticated else said
+    """Whom the history names: the credential's owner; only where there are no credentials, what the body says."""
+    return principal.name if principal.is_authenticated else said

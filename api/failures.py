@@ -1,5 +1,8 @@
 """Errors of the command line: one line on standard error, and an exit code that a script can act on."""
 
+import platform
+import sys
+
 from ..cluster.embedded import (
     BinariesNotFound,
     DataDirectoryIncompatible,
@@ -50,6 +53,13 @@ def failure_of(error: BaseException) -> Failure:
             own_code = error.code if isinstance(error, PerdureError) and code == "error" else code
             return Failure(own_code, " ".join(str(error).split()), exit_code)
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name == "ray":
+        return Failure(
+            "ray_missing",
+            f"Ray is not installed for {sys.executable} (Python {platform.python_version()}): "
+            "`pip install ray` there, or use a Python that Ray has a wheel for",
+            Exit.UNREACHABLE,
+        )
     return Failure(
         "unexpected", f"{type(error).__name__}{': ' + text if text else ''} (--debug shows where)", Exit.OTHER
     )

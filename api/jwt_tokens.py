@@ -17,7 +17,7 @@ from typing import Any
 import jwt
 
 from .jwt_settings import Jwk, JwtSettings, read_keys
-from .principal import Principal, grants_of
+from .principal import FROM_JWT, Principal, grants_of
 from .problems import Refused
 
 TOKEN_CHARS_MAX = 8_192
@@ -138,4 +138,4 @@ class JwtVerifier:
         if not isinstance(namespace, str) or (settings.namespace_claim and not namespace):
             raise ValueError("the token names no namespace")
         grants = tuple(grant for name in names for grant in self._roles.get(name, ()))
-        return Principal(subject=claims["sub"], grants=grants, namespace=namespace, claims=claims)
+        return Principal(subject=claims["sub"], origin=FROM_JWT, grants=grants, namespace=namespace, claims=claims)

@@ -98,7 +98,9 @@ class Principal:
     """Whoever calls, as a credential says."""
 
     subject: str
-    """A name, for the history and the audit log. Printable, up to 200 characters."""
+    """A name, for authorisers. Printable, up to 200 characters."""
+    origin: str = ""
+    """Who gave it that name, where it was not this gateway's own configuration: `token` for the `sub` of a JWT."""
     grants: tuple[Grant, ...] = ()
     namespace: str = ""
     """The only one in which the credential is good; empty: its grants decide."""
@@ -111,6 +113,14 @@ class Principal:
         if not 0 < len(self.subject) <= SUBJECT_CHARS_MAX or not self.subject.isprintable():
             raise ValueError(f"a subject is 1 to {SUBJECT_CHARS_MAX} printable characters")
 
+    @property
+    def name(self) -> str:
+        """Whom histories and the audit log name, such as `shop` and `token:ann`.
+
+        A token's subject can be any text, so it must not pass for a client of that name.
+        """
+        return f"{self.origin}:{self.subject}" if self.origin else self.subject
+
     def may(self, asked: Asked) -> bool:
         """Whether one of the grants allows it."""
         return any(grant.allows(asked) for grant in self.grants)
@@ -120,6 +130,8 @@ class Principal:
         return any(grant.type in (ANY, type_name) and grant.namespace in ("", namespace) for grant in self.grants)
 
 
+FROM_JWT = "token"
+"""Origin of subjects of JWTs."""
 EVERYTHING = grants_of(["*:admin"])
 LOCAL = Principal(subject="local", grants=EVERYTHING, is_authenticated=False)
 """A program on this machine."""

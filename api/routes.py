@@ -314,7 +314,7 @@ def _describe_one(registry: Registry, by_type: dict[str, Operations], settings: 
         try:
             found = permit_of(request, settings)
             if not found.principal.may_see(found.namespace, type_name):
-                raise Refused(403, "forbidden", f"{found.principal.subject} has no grant for {type_name[:80]}")
+                raise Refused(403, "forbidden", f"{found.principal.name} has no grant for {type_name[:80]}")
             definition = find_type(registry, type_name)
             key = path_key(request)
         except (PerdureError, Refused) as error:

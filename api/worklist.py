@@ -85,7 +85,7 @@ class _Views:
     async def list(self, request: Request, who: Principal) -> WorkList:
         found = permit_of(request, self._settings)
         if found.authoriser is None and not any(grant.rights & _DECIDING for grant in who.grants):
-            raise Refused(403, "forbidden", f"{who.subject} has no grant to decide anything, such as `*.group:decide`")
+            raise Refused(403, "forbidden", f"{who.name} has no grant to decide anything, such as `*.group:decide`")
         group, type_name = plain_text(request, "group"), plain_text(request, "type")
         listing = [self._settings.namespace, "worklist", f"group={group}", f"type={type_name}"]
         position = unwrap(read_text(request, "after"), listing)

@@ -139,10 +139,11 @@ async def _check_money(verdict: Verdict, world: World) -> None:
 
 
 def is_money_right(row: dict[str, int], *, at_rest: bool) -> bool:
-    """A cut: vaults are moved atomically, what is in tills may be under way."""
-    total = row["safes"] * EACH
+    """A cut: vaults are moved atomically, what is in tills may be under way. A safe that is gone is money that is gone,
+    also if the others have it all."""
+    total = SAFES * EACH
     tills_are_right = row["tills"] == total if at_rest else row["tills"] <= total
-    return row["vaults"] == total and tills_are_right and row["lowest"] >= 0
+    return row["safes"] == SAFES and row["vaults"] == total and tills_are_right and row["lowest"] >= 0
 
 
 async def _check_errands(verdict: Verdict, world: World, ops: list[Op]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..entities.errors import Busy, error_body
-from ..entities.messages import Envelope, Kind, Reply, Status, encode_json
+from ..entities.messages import IN_DOUBT, Envelope, Kind, Reply, Status, encode_json
 from .settings import ExchangeSettings
 from .wire import Answer, Offer, decode_offer, encode, reply_size
 
@@ -159,14 +159,24 @@ class Exchange:
                 respond(Reply(envelope.id, Status.NOT_OWNER))
                 continue
             if self.unanswered > self._unanswered_max:
-                body = Busy(f"{envelope.entity}: its host has {self._unanswered_max} messages under way").body()
-                respond(Reply(envelope.id, Status.BUSY, encode_json(body)))
+                respond(self._full(envelope))
                 continue
             try:
                 self._deliver(envelope, respond)
             except Exception as error:
                 log.exception("%s %s could not be delivered", envelope.kind, envelope.entity)
                 respond(Reply(envelope.id, Status.ERROR, encode_json(error_body(error))))
+
+    def _full(self, envelope: Envelope) -> Reply:
+        """Nothing more is taken. BUSY says "not accepted", and of a repeat nobody knows that here.
+
+        A repeat may have been applied at its first attempt: it is to be sent again, and its caller learns "unknown" if
+        no host has room in time.
+        """
+        if envelope.is_retry:
+            return Reply(envelope.id, Status.NOT_OWNER, IN_DOUBT)
+        body = Busy(f"{envelope.entity}: its host has {self._unanswered_max} messages under way").body()
+        return Reply(envelope.id, Status.BUSY, encode_json(body))
 
     def _is_out_of_turn(self, link: _Link, offer: Offer, envelope: Envelope) -> bool:
         """Whether a message to the same entity was refused before this one, which was sent without knowing that."""

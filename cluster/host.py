@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..entities.client import set_default
 from ..entities.ids import EntityId
 from ..entities.metrics import RECEIVED, RENEWALS, UNANSWERED, Reading
+from ..entities.steady import steady_clock
 from ..entities.store.port import HostFenced, StoreUnavailable
 from ..entities.store.rows import HostRow, Suspicion
 from .addresses import HostAddress, host_actor
@@ -231,7 +232,7 @@ class Host:
         settings, process = self._settings, this_process()
         address = HostAddress(self._actor, self._spec.targets.revision, process.machine, process.started)
         row = HostRow(self._incarnation, str(address), self._world.node, process.pid, "active", 0)
-        asked_at = time.monotonic()
+        asked_at = steady_clock()
         await self._store.register(row, lease_s=settings.lease_s)
         self._engine.set_lease(self._terms.trusted_until(asked_at), 0)
 
@@ -239,7 +240,7 @@ class Host:
         """Renew the lease for ever. Runs on the entities' loop: that is the point."""
         terms = self._terms
         while True:
-            asked_at = time.monotonic()
+            asked_at = steady_clock()
             is_failed = False
             try:
                 database_us = await self._renewals.renew(self._incarnation, lease_s=terms.lease_s)
@@ -253,7 +254,7 @@ class Host:
             else:
                 self._renewals_by_outcome["ok"] += 1
                 self._engine.set_lease(terms.trusted_until(asked_at), database_us, asked_at)
-            await asyncio.sleep(terms.pause_s(asked_at=asked_at, now=time.monotonic(), failed=is_failed))
+            await asyncio.sleep(terms.pause_s(asked_at=asked_at, now=steady_clock(), failed=is_failed))
 
     def _fenced(self, reason: str) -> None:
         if self._is_over:

@@ -1,4 +1,4 @@
-"""What a host may believe about its own lease, and when others may doubt it. Pure: monotonic seconds in, answers out.
+"""What a host may believe about its own lease, and when others may doubt it. Pure: seconds in, answers out.
 
 Protocol
 --------
@@ -14,9 +14,10 @@ Protocol
 * Doubt: an observer acts on an expired lease only after having seen it expired, and not renewed, for a while of its own
   monotonic time. After a suspended laptop wakes up, every lease in the database has expired, and each host needs
   a moment to renew; without that patience whoever wakes first would fence all the others.
-* A machine that is suspended stops Python's monotonic clock on Linux: on waking, trust may be stale until
-  the first renewal (at most lease_s / renewals later). Writes are safe; a query may be answered from a state that
-  is as old as the suspension.
+* A machine that was suspended: the host counts by a clock that goes on meanwhile (steady.py), so on waking it trusts
+  nothing until the next renewal. Where there is no such clock (not Linux), or a hypervisor stopped that one, too, trust
+  may be stale until then (at most lease_s / renewals). Writes are safe; a query may be answered from a state that is as
+  old as the suspension.
 """
 
 from collections.abc import Iterable
@@ -39,7 +40,7 @@ class LeaseTerms:
         return self.lease_s / self.renewals
 
     def trusted_until(self, asked_at: float) -> float:
-        """Monotonic time until which a lease may be trusted that was asked for at `asked_at` and granted."""
+        """Until when (by the clock of `asked_at`) a lease may be trusted that was asked for then, and granted."""
         return asked_at + self.lease_s - min(self.margin_s, self.lease_s / 4)
 
     def pause_s(self, *, asked_at: float, now: float, failed: bool) -> float:

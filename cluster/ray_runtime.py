@@ -18,12 +18,16 @@ import ray
 from ray.actor import exit_actor
 from ray.exceptions import ActorDiedError, RayError
 
+from ..entities.errors import StartRefused, Unavailable
 from .addresses import RAY_NAMESPACE
 
 log = logging.getLogger("perdure.ray")
 
 Handle = NewType("Handle", object)
 """A Ray actor handle."""
+
+_MISMATCH = "Version mismatch:"
+"""With this Ray begins what it says about other versions of Python or of itself."""
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Messages travel inline; Ray's own default would be a third of the memory."""
@@ -65,8 +69,23 @@ def start_local(*, num_cpus: int | None = None) -> None:
 
 
 def join(address: str) -> None:
-    """Become a driver on an existing cluster."""
-    ray.init(address=address, namespace=RAY_NAMESPACE, log_to_driver=False, configure_logging=False)
+    """Become a driver on an existing cluster (`host:port`, or `auto`: the one that is named or runs on this machine).
+
+    Raises Unavailable if there is none there, StartRefused if it runs another Python or Ray than this process.
+    """
+    try:
+        ray.init(address=address, namespace=RAY_NAMESPACE, log_to_driver=False, configure_logging=False)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if _MISMATCH in text:
+            raise StartRefused(
+                f"the Ray cluster at {address!r} runs another Python or Ray than this process, and Ray carries nothing "
+                f"between them. {text.partition(_MISMATCH)[2].strip()}. Use the same versions here and on all nodes"
+            ) from error
+        raise Unavailable(
+            f"no Ray cluster could be joined at {address!r}: {text[:500]}. Nothing was started or changed; start one "
+            "with `ray start --head`, or name another with --address or PERDURE_RAY_ADDRESS"
+        ) from error
 
 
 def gcs_address() -> str:

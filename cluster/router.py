@@ -5,6 +5,8 @@ Protocol with hosts: wire.py. Protocol with failure:
 * A request is sent to the owner of its shard as of the newest routes. It is over when a reply came that is not
   NOT_OWNER, when its deadline passes, or when the caller's task is cancelled (then a late reply is dropped).
 * It is sent again, with the same id, after NOT_OWNER and when its link is lost. The engine finds a repeat by its id.
+* BUSY is a reply only to what cannot have been applied: it says "not accepted". Once an earlier send may have been
+  applied, a full host says nothing about that one, so the request is sent again, as after NOT_OWNER.
 * Order: requests of one shard leave in the order in which callers made them, also after a detour. While any of them
   waits for another attempt, all later ones of that shard queue behind it (a *stall*); and a stall ends only when
   nothing of the shard is unanswered at another host.
@@ -83,7 +85,7 @@ class Router:
         self._dead: set[str] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._pending_count = 0
-        self._retries = {"not_owner": 0, "link_lost": 0}
+        self._retries = {"not_owner": 0, "busy": 0, "link_lost": 0}
         self._expired = {"unavailable": 0, "unknown": 0}
         self._is_closed = False
         routes.on_change(self._routes_changed)
@@ -216,9 +218,10 @@ class Router:
 
     def replied(self, link: Link, pending: Pending, reply: Reply) -> None:
         """A reply: to its caller, or another attempt."""
-        if reply.status is Status.NOT_OWNER:
+        is_refused = reply.status is Status.NOT_OWNER
+        if is_refused or (reply.status is Status.BUSY and pending.may_be_applied):
             pending.attempts += 1
-            self._retries["not_owner"] += 1
+            self._retries["not_owner" if is_refused else "busy"] += 1
             pending.is_lost = pending.is_lost or reply.body == IN_DOUBT
             self._stall(pending, link)
         elif not pending.future.done():

@@ -70,6 +70,11 @@ def new_message_id() -> str:
     return f"{value:032x}"
 
 
+def new_run_id() -> str:
+    """A message id with 56 further random bits, 130 in all: run ids are in tokens, which nobody may guess."""
+    return new_message_id() + sources.entropy(7).hex()
+
+
 def keyed_message_id(name: str, idempotency_key: str) -> str:
     """Message id for a caller's idempotency key: scoped by handler name, so one key may serve several handlers."""
     return f"{name}:{idempotency_key}"

@@ -92,15 +92,15 @@ class Status(StrEnum):
     ERROR = "error"
     """`body` is an ErrorBody."""
     NOT_OWNER = "not_owner"
-    """This host does not own the entity's shard: refresh the route and send again. Not applied, unless `body` is
-    IN_DOUBT."""
+    """This host does not own the entity's shard, or has no room for a repeat: refresh the route and send again. Not
+    applied, unless `body` is IN_DOUBT."""
     BUSY = "busy"
-    """A bound was reached: refused before it was accepted. `body` is an ErrorBody."""
+    """A bound was reached: this attempt was refused before it was accepted. `body` is an ErrorBody."""
 
 
 IN_DOUBT = b'"in doubt"'
-"""Of a NOT_OWNER: the message's turn was in a commit whose outcome the host does not know. Only who asks the next
-owner, with the same id, learns it."""
+"""Of a NOT_OWNER: the message's turn was in a commit whose outcome the host does not know, or an earlier attempt may
+have been applied. Only who asks again, with the same id, learns it."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):

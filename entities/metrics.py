@@ -118,8 +118,8 @@ UNANSWERED = _gauge("messages_unanswered", (), "Of these, those that have no rep
 ROUTER_RETRIES = _counter(
     "router_retries",
     ("reason",),
-    "Requests sent once more: not_owner (stale route), link_lost (the host or the way to it). Host `gateway`: the one "
-    "that was asked for these figures.",
+    "Requests sent once more: not_owner (stale route), busy (a full host, and an earlier attempt is in doubt), "
+    "link_lost (the host or the way to it). Host `gateway`: the one that was asked for these figures.",
 )
 ROUTER_EXPIRED = _counter(
     "router_expired",

@@ -1,7 +1,7 @@
 """Tokens: the name under which the outside world completes, fails or keeps alive an activity.
 
 A token is the operation's address (entity, workflow, run, number) in an opaque form. It is the same in every attempt.
-It cannot be guessed: the run id in it holds 74 random bits (see `ids.new_message_id`), so it needs no secret and no
+It cannot be guessed: the run id in it holds 130 random bits (see `ids.new_run_id`), so it needs no secret and no
 table, and it is worth nothing once its operation is settled. It is no substitute for access control: whoever reads
 run ids can make one, and the gateway's API keys guard its routes as all others.
 """

@@ -115,6 +115,7 @@ def simulated(loop: SimLoop, ray: SimRay, database: Database, choices: Choices, 
 
     for module in (connect, engine, attempts, exchange, host, ownership, supervisor):
         put(clock, module, name="time")
+    put(loop.time, host, name="steady_clock")
     for module in (actors, follow, host, transactions):
         put(_uniform_of(chance), module, name="random")
     _put_ray(put, ray)

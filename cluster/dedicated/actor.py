@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ...entities.definition import EntityDefinition, Registry
@@ -24,6 +24,7 @@ from .remote_store import RemoteStore
 log = logging.getLogger("perdure.dedicated")
 
 ASK_TIMEOUT_S = 30.0
+ASK_AGAIN_S = 1.0
 
 
 def _no_hint(entities: list[EntityId]) -> None:
@@ -37,14 +38,26 @@ class DedicatedActor:
         self._engine: Engine
         self._exchange: Exchange
         self._entity: EntityId
+        self._ask: Callable[[str, bytes], Awaitable[bytes]]
         self._idle: asyncio.Task[None]
 
     async def open(
-        self, host: Any, entities: list[str], type_name: str, key: str, *, shard: int, epoch: int, shard_count: int
+        self,
+        host: Any,
+        entities: list[str],
+        type_name: str,
+        key: str,
+        *,
+        shard: int,
+        epoch: int,
+        shard_count: int,
+        settings: dict[str, Any],
+        hides_texts: bool,
     ) -> int:
         """Begin; returns the process id. Raises what the user's modules raise on import.
 
-        It knows all of the application's classes: what its entity publishes is for any of them.
+        It knows all of the application's classes: what its entity publishes is for any of them. `settings`: those of
+        the targets for engines (EngineSettings); `hides_texts`: see Outlets.
         """
         end_with_parent()
         registry = Registry.load(entities)
@@ -61,19 +74,26 @@ class DedicatedActor:
                     f"{entity}: its host does not answer ({error!r})", maybe_applied=operation == "commit"
                 ) from error
 
+        self._ask = ask
         self._engine = Engine(
             registry=registry,
             store=RemoteStore(ask),
             incarnation=f"dedicated:{entity}",
             shard_count=shard_count,
-            settings=EngineSettings(),
-            outlets=Outlets(hint=_no_hint, fenced=self._fenced, activity_pool=RayActivities()),
+            settings=EngineSettings(**settings),
+            outlets=Outlets(
+                hint=_no_hint,
+                fenced=self._fenced,
+                activity_pool=RayActivities(),
+                reminders_lost=self._reminders_lost,
+                hides_texts=hides_texts,
+            ),
             only=entity,
         )
         await self._engine.start()
         self._engine.own({shard: epoch})
         self._exchange = Exchange(self._engine.deliver, ExchangeSettings())
-        self._idle = asyncio.get_running_loop().create_task(self._watch_idleness(ask))
+        self._idle = asyncio.get_running_loop().create_task(self._watch_idleness())
         return os.getpid()
 
     async def exchange(self, data: bytes) -> bytes:
@@ -88,7 +108,21 @@ class DedicatedActor:
         if control.wake:
             self._engine.wake([self._entity])
 
-    async def _watch_idleness(self, ask: Callable[[str, bytes], Any]) -> None:
+    def _reminders_lost(self, entity: EntityId) -> None:
+        del entity  # there is one
+        self._engine.background(self._ask_for_reminders())
+
+    async def _ask_for_reminders(self) -> None:
+        """The host fires them: what it has handed to this actor, and was not run, it has to read again."""
+        while True:
+            try:
+                await self._ask("reminders", b"")
+                return
+            except StoreUnavailable as error:
+                log.warning("%s; asking again", error.message)
+                await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _watch_idleness(self) -> None:
         """Once the entity has left memory, offer to go."""
         seen = False
         while True:
@@ -98,7 +132,7 @@ class DedicatedActor:
                 seen = True
             elif seen:
                 try:
-                    await ask("idle", b"")
+                    await self._ask("idle", b"")
                 except StoreUnavailable as error:
                     log.debug("%s", error)
 
@@ -135,8 +169,13 @@ async def start_actor(
     host: Handle,
     entities: Sequence[str],
     shard_count: int,
+    settings: Mapping[str, Any],
+    hides_texts: bool,
 ) -> StartedActor:
-    """Start the actor of an entity and wait until it is ready. Raises if it cannot be placed or begun."""
+    """Start the actor of an entity and wait until it is ready. Raises if it cannot be placed or begun.
+
+    `settings`: those of its host's engine (EngineSettings), so that both keep the same bounds.
+    """
     hosting = definition.hosting
     assert hosting is not None
     handle = spawn(
@@ -160,6 +199,8 @@ async def start_actor(
             shard=shard,
             epoch=epoch,
             shard_count=shard_count,
+            settings=dict(settings),
+            hides_texts=hides_texts,
         )
     except BaseException as error:
         log.info("%s: its actor did not start: %s", entity, error_body(error).message)

@@ -1,4 +1,11 @@
-"""The host's side of its dedicated actors: making them, feeding them, committing for them, letting them go."""
+"""The host's side of its dedicated actors: making them, feeding them, committing for them, letting them go.
+
+Reminders and timers (P6): the host's wheel holds them. What it has handed to an actor is in that actor's memory only,
+and stays handed out until the host sees the commit that consumed it. So the host reads an entity's reminders again, and
+hands them out anew, whenever an actor may not run what it was handed: when it ends, by itself or not; when it says so
+(a run that was parked goes on); when its entity, which had been parked, is loaded again, and once in a while as long as
+it is parked. A row that comes twice is run once, for the turn that consumed it has taken it from the store.
+"""
 
 import asyncio
 import logging
@@ -7,6 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from ...entities.definition import EntityDefinition
+from ...entities.engine.arrivals import PARKED_RETRY_S
 from ...entities.engine.deliveries import Respond
 from ...entities.engine.engine import Engine
 from ...entities.errors import PerdureError
@@ -21,6 +29,8 @@ from . import wire
 log = logging.getLogger("perdure.dedicated")
 
 RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)
+PARKED_LOOK_S = PARKED_RETRY_S + 1.0
+"""How often what is due is handed to a parked entity again; its actor leaves it alone for a bit less."""
 
 
 class ChildActor(Protocol):
@@ -58,6 +68,8 @@ class _Child:
         self.committing = asyncio.Lock()
         """Held by a commit until its outcome is certain: whoever reads the entity waits for that."""
         self.starting: asyncio.Task[None] | None = None
+        self.parked: asyncio.TimerHandle | None = None
+        """Its entity could not be loaded; when what is due is handed to it again."""
 
 
 class DedicatedActors:
@@ -158,6 +170,14 @@ class DedicatedActors:
         if error is not None and not link.is_closed:
             self.lost(link, error)
 
+    def _let_go(self, child: _Child) -> None:
+        """It had nothing to do when it said so."""
+        if not child.fires and not child.wake and not self._is_asked(child):
+            self._end(child, Status.NOT_OWNER)
+
+    def _is_asked(self, child: _Child) -> bool:
+        return any(pending.envelope.entity == child.entity for pending in self._responds)
+
     def _end(self, child: _Child, status: Status) -> None:
         if self._children.get(child.entity) is child:
             del self._children[child.entity]
@@ -167,6 +187,25 @@ class DedicatedActors:
             child.actor.kill()
         elif child.starting is not None and child.starting is not asyncio.current_task():
             child.starting.cancel()
+        is_ours = not self.is_closed and self._engine.owns(child.entity)
+        if child.parked is None:
+            if is_ours:
+                self._engine.reread_reminders(child.entity)
+        elif not is_ours:
+            child.parked.cancel()  # else it looks again in its time: an actor at once would only park, too
+
+    def _note_parked(self, child: _Child, reason: str) -> None:
+        """Whether its entity could be loaded. An actor drops what is due as long as it could not."""
+        if child.parked is not None:
+            child.parked.cancel()
+        if reason:
+            child.parked = asyncio.get_running_loop().call_later(PARKED_LOOK_S, self._look_again, child)
+        else:
+            self._look_again(child)
+
+    def _look_again(self, child: _Child) -> None:
+        child.parked = None
+        self._engine.reread_reminders(child.entity)
 
     def _respond(self, pending: Pending, reply: Reply) -> None:
         respond = self._responds.pop(pending, None)
@@ -238,14 +277,17 @@ class DedicatedActors:
             case "journal":
                 return wire.encode(await store.journal(entity, *wire.RUN_NAME.decode(argument)))
             case "park":
-                await store.park(entity, wire.TEXT.decode(argument))
+                reason = wire.TEXT.decode(argument)
+                await store.park(entity, reason)
+                self._note_parked(child, reason)
+                return b""
+            case "reminders":
+                self._engine.reread_reminders(entity)
                 return b""
             case "clock":
                 return wire.encode(await store.clock_us())
             case "idle":
-                is_asked = any(pending.envelope.entity == entity for pending in self._responds)
-                if not is_asked and not child.fires:
-                    asyncio.get_running_loop().call_soon(self._end, child, Status.NOT_OWNER)
+                asyncio.get_running_loop().call_soon(self._let_go, child)  # once it has this answer
                 return b""
             case _:
                 raise ValueError(f"unknown operation {operation!r}")

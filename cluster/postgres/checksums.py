@@ -6,9 +6,9 @@ A checksum is one bigint beside the row, made and compared by Postgres over the 
 was sent and the text that comes back need not be alike. The upper half counts what the row counts (version, generation,
 position), the lower half is a 32-bit hash of the JSON, seeded with the row's address: a row under another address, or
 with another type tag, is damaged too. It finds bit flips, truncation, copied rows and hand-made changes; it is no
-signature against somebody who can compute it. NULL means "not checked": rows of an older release, and rows that an
-operator has accepted (`perdure db accept`). A host of the release before this one changes entities and reminders
-without their checksum, which then counts less than its row: not checked either, until the next turn here.
+signature against somebody who can compute it. NULL means "not checked": rows of a release before revision
+0007, and rows that an operator has accepted (`perdure db accept`). Nothing else does: a row that counts more than its
+checksum is damaged like any other, so a flipped bit in its version cannot switch the comparison off.
 
 The functions hash what hash partitioning hashes, hence do not change between releases of Postgres; they do between
 processors of different byte order. `PROBE` tells (see guard).
@@ -33,8 +33,6 @@ class Checksum:
     number: str
     place: tuple[str, ...]
     """Columns (beside the entity's address) that are hashed with the JSON."""
-    is_updated: bool = False
-    """Rows are changed in place, perhaps by a release that does not know the column."""
 
     def made(self, row: str) -> str:
         """SQL of the checksum, for a row named `row` that has the columns."""
@@ -48,15 +46,12 @@ class Checksum:
 
     def holds(self, row: str) -> str:
         """SQL that is true of a stored row that is as it was written, or not checked."""
-        is_older = f" or {row}.checksum >> 32 < {row}.{self.number}::int8 & {_COUNT}" if self.is_updated else ""
-        return f"({row}.checksum is null{is_older} or {row}.checksum = {self.made(row)})"
+        return f"({row}.checksum is null or {row}.checksum = {self.made(row)})"
 
 
-ENTITIES = Checksum("entities", "state", "version", ("schema_version", "clock"), is_updated=True)
+ENTITIES = Checksum("entities", "state", "version", ("schema_version", "clock"))
 JOURNAL = Checksum("journal", "entry", "version", ("workflow", "run_id", "number"))
 INBOX = Checksum("inbox", "args", "position", ("message_id", "kind", "name", "sender", "reply_to"))
 ITEMS = Checksum("mailbox_items", "item", "position", ("mailbox", "message_id"))
-REMINDERS = Checksum(
-    "reminders", "args", "generation", ("name", "kind", "due_at", "every_us", "handler", "cron"), is_updated=True
-)
+REMINDERS = Checksum("reminders", "args", "generation", ("name", "kind", "due_at", "every_us", "handler", "cron"))
 ALL = (ENTITIES, JOURNAL, INBOX, ITEMS, REMINDERS)

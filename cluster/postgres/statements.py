@@ -209,8 +209,10 @@ DEAD_LETTERS = ArrayStatement(
 LETTERS_REPLAYED = ArrayStatement(
     f"{_ADDRESS}, message_id text, new_id text, position int8",
     "with gone as (" + _delete("dead_letters", "message_id") + " returning t.*, u.new_id, u.position as new_position)"
-    " insert into {s}.inbox (shard, type, key, position, message_id, kind, name, args, sender, reply_to, extra)"
-    " select shard, type, key, new_position, new_id, kind, name, args, sender, reply_to, extra from gone"
+    " insert into {s}.inbox"
+    " (shard, type, key, position, message_id, kind, name, args, sender, reply_to, extra, checksum)"
+    f" select again.*, {checksums.INBOX.made('again')} from (select shard, type, key, new_position as position,"
+    " new_id as message_id, kind, name, args, sender, reply_to, extra from gone) again"
     " on conflict do nothing",
 )
 """One statement takes the letter and sends it again: it cannot do one without the other."""

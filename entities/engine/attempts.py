@@ -218,11 +218,13 @@ class Attempts:
             return
         if isinstance(verdict, Pause):
             self._count(call, "paused")
-            log.warning("%s has used up its attempts and waits for a person: %s", call.what, verdict.error)
+            text = self._engine.log_text(verdict.error, str(verdict.error))
+            log.warning("%s has used up its attempts and waits for a person: %s", call.what, text)
             self._end(ActivityWaits(call, self._row(call, verdict.error, now_us, AttemptStatus.PAUSED)))
             return
         self._count(call, "retry")
-        log.info("%s failed (attempt %d): %s; next try in %.1f s", call.what, call.attempt, error, verdict.wait_s)
+        text = self._engine.log_text(error, str(error))
+        log.info("%s failed (attempt %d): %s; next try in %.1f s", call.what, call.attempt, text, verdict.wait_s)
         row = self._row(call, error, now_us + round(verdict.wait_s * 1e6), AttemptStatus.RETRYING)
         if call.is_held:
             self._end(ActivityWaits(call, row))

@@ -88,6 +88,10 @@ class Outlets:
     activity_runner: MakeRunner = ActivityRunner
     """Runs attempts in this process; the test kit has its own."""
     steps: StepTransactions | None = None
+    reminders_lost: Callable[[EntityId], None] | None = None
+    """What was handed out for this entity is lost. Only of an engine whose reminders somebody else fires."""
+    hides_texts: bool = False
+    """Payloads are encrypted, so what user code says in its exceptions, which may hold some, is in no log."""
 
 
 class Engine:
@@ -446,6 +450,10 @@ class Engine:
         version = activation.version if activation is not None else 0
         return version, item.envelope.name if isinstance(item, Delivery) else ""
 
+    def log_text(self, error: BaseException, text: str) -> str:
+        """`text`, which repeats what an exception of user code says, or what may stand in a log in its place."""
+        return f"{type(error).__name__} (its text is encrypted)" if self._outlets.hides_texts else text
+
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Run something later on the host's loop."""
         return self._loop.call_later(delay_s, callback)
@@ -531,6 +539,9 @@ class Engine:
 
     def reread_reminders(self, entity: EntityId) -> None:
         """What was handed out for this entity is lost: read it again."""
+        if self._outlets.reminders_lost is not None:
+            self._outlets.reminders_lost(entity)
+            return
         self.wheel.forget(lambda other: other == entity)
         self.readers.read_window_soon()
 

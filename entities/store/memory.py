@@ -57,8 +57,8 @@ class StoredEntity:
     items: dict[tuple[str, int], MailboxItem] = field(default_factory=dict)
     attempts: dict[str, AttemptRow] = field(default_factory=dict)
     updated_us: int = 0
-    checksum: tuple[int, int] | None = None
-    """(version, checksum) of what was written; None, or of an older version: not checked."""
+    checksum: int | None = None
+    """Of what was written; None: not checked."""
     entry_sums: dict[tuple[str, str, int], int] = field(default_factory=dict)
     """Checksums of journal rows; those without are not checked."""
 
@@ -209,7 +209,7 @@ class MemoryStore(MemoryDirectory):
         stored = self._entity(write.entity)
         stored.version, stored.state, stored.updated_us = write.version, write.state, now
         stored.schema_version, stored.clock = write.schema_version, write.clock
-        stored.checksum = write.version, _checksum(write.entity, write)
+        stored.checksum = _checksum(write.entity, write)
         stored.history.update((row.message_id, (now, row)) for row in write.history)
         stored.reminders.update((row.name, row) for row in write.reminders_set)
         stored.runs.update((row.workflow, row) for row in write.runs)
@@ -242,11 +242,7 @@ class MemoryStore(MemoryDirectory):
 
     def _load(self, entity: EntityId, inbox_max: int) -> Loaded:
         stored = self._entities.get(entity, _NOTHING)
-        if (
-            stored.checksum is not None
-            and stored.checksum[0] >= stored.version
-            and stored.checksum != (stored.version, _checksum(EntityId(*entity), stored))
-        ):
+        if stored.checksum is not None and stored.checksum != _checksum(EntityId(*entity), stored):
             reason = f"the row of its state (version {stored.version}) is damaged: its checksum does not fit"
             return Loaded(
                 entity=EntityId(*entity),

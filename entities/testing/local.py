@@ -29,6 +29,7 @@ from ..messages import Envelope, Reply, Status
 from ..metrics import Reading
 from ..shard import shard_of
 from ..store.archive import Archive
+from ..store.encoded import EncodedStore
 from ..store.memory import MemoryStore
 from ..store.port import Directory, EntityStore
 from ..store.rows import HostRow
@@ -122,7 +123,8 @@ class LocalCluster:
 
     def _outlets(self, incarnation: str) -> Outlets:
         steps = self._steps() if self._steps is not None else None
-        return Outlets(hint=self._hint, fenced=lambda _: None, steps=steps)
+        is_sealed = isinstance(self.store, EncodedStore)
+        return Outlets(hint=self._hint, fenced=lambda _: None, steps=steps, hides_texts=is_sealed)
 
     async def balance(self) -> None:
         """Give every shard without a living owner to a host, in turn."""

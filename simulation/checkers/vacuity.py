@@ -1,6 +1,4 @@
-"""L. Vacuity: a run in which nothing worked, or nothing went wrong that was to go wrong, proves nothing."""
-
-from collections.abc import Mapping
+"""L. Vacuity: a run in which nothing worked proves nothing. (That faults struck: `evidence`, over a campaign.)"""
 
 from simulation.contract import Violation
 from simulation.record import Came, Record
@@ -8,22 +6,12 @@ from simulation.record import Came, Record
 NAME = "L vacuity"
 
 
-def vacuity(
-    record: Record,
-    *,
-    least_ok: float = 0.1,
-    least_ops: int = 1,
-    evidence: Mapping[str, int] | None = None,
-    planned: Mapping[str, int] | None = None,
-) -> list[Violation]:
-    """`least_ok`: share of operations that must be acknowledged. `evidence` of faults must reach what was `planned`."""
-    texts: list[str] = []
+def vacuity(record: Record, *, least_ok: float = 0.1, least_ops: int = 1) -> list[Violation]:
+    """`least_ok`: share of operations that must be acknowledged."""
     ok = record.count(Came.OK)
+    text = ""
     if len(record) < least_ops:
-        texts.append(f"{len(record)} operations were made, at least {least_ops} should have been")
+        text = f"{len(record)} operations were made, at least {least_ops} should have been"
     elif ok < least_ok * len(record):
-        texts.append(f"{ok} of {len(record)} operations were acknowledged, less than {least_ok:.0%}")
-    for fault, count in (planned or {}).items():
-        if (seen := (evidence or {}).get(fault, 0)) < count:
-            texts.append(f"fault {fault!r} shows {seen} times, {count} were planned")
-    return [Violation(NAME, "none", text) for text in texts]
+        text = f"{ok} of {len(record)} operations were acknowledged, less than {least_ok:.0%}"
+    return [Violation(NAME, "none", text)] if text else []

@@ -70,6 +70,7 @@ async def test_a_good_token_names_its_subject_and_its_roles() -> None:
     for good in (token(), token(CURVE, "ES256", "two"), token(aud=["other", AUDIENCE]), token(roles="clerk openid")):
         found = await principal(good)
         assert (found.subject, [str(grant.type) for grant in found.grants]) == ("ann", ["Order"])
+        assert found.name == "token:ann"
         assert found.is_authenticated
         assert "ann@" not in repr(found)
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from campaigns.safes import EACH
 from campaigns.verdict import Verdict
+from chaos.checks import is_money_right
 from chaos.faults import FAULTS, Injury, draw, usable
+from chaos.load import SAFES
 from chaos.ops import FAILED, OK, UNKNOWN, Op, OpLog, read_ops
 from chaos.table import measure, tabulate
 from perdure.entities.shard import shard_of
@@ -97,3 +100,14 @@ def test_a_fault_that_cannot_be_done_is_skipped_with_its_reason() -> None:
     skipped = {"postgres disk full": "no loop mount here"}
     assert "postgres disk full" not in [fault.kind for fault in usable(list(FAULTS), skipped)]
     assert skipped["postgres disk full"] == "no loop mount here"
+
+
+def test_a_safe_that_is_gone_with_its_money_is_noticed() -> None:
+    """Although the others are right: what is compared with is what was put in, not what is found."""
+    whole = {"safes": SAFES, "vaults": SAFES * EACH, "tills": SAFES * EACH, "lowest": 0}
+    assert is_money_right(whole, at_rest=True)
+    fewer = whole | {"safes": SAFES - 1, "vaults": (SAFES - 1) * EACH, "tills": (SAFES - 1) * EACH}
+    assert not is_money_right(fewer, at_rest=True)
+    assert not is_money_right(whole | {"safes": SAFES - 1}, at_rest=True)
+    assert not is_money_right(whole | {"tills": SAFES * EACH - 1}, at_rest=True)
+    assert is_money_right(whole | {"tills": SAFES * EACH - 1}, at_rest=False)

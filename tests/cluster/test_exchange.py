@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
+import msgspec
 import pytest
 
 from perdure.cluster.exchange import Exchange
@@ -63,9 +64,11 @@ class Net:
         await asyncio.sleep(0)
         return self.table()
 
-    def add(self, host: str) -> None:
+    def add(self, host: str, *, unanswered_max: int = 100_000) -> None:
         self.alive[host] = host
-        self.exchanges[host] = Exchange(lambda sent, respond: self.deliver(host, sent, respond), self.settings)
+        self.exchanges[host] = Exchange(
+            lambda sent, respond: self.deliver(host, sent, respond), self.settings, unanswered_max=unanswered_max
+        )
 
     def give(self, shards: set[int], host: str) -> None:
         for shard in shards:
@@ -258,8 +261,67 @@ async def test_a_refusal_in_doubt_leaves_the_outcome_open_whatever_came_later(ne
 
     net.answer = refuse
     with pytest.raises(CallTimeout, match="may or may not"):
-        await net.router.request(envelope(0), timeout_s=0.1)
+        await net.router.request(envelope(0), timeout_s=1)
     assert not bodies
+
+
+async def applied_by_a_host_that_dies(net: Net, *, timeout_s: float = 30) -> asyncio.Future[Reply]:
+    """A request that the first host has applied, and whose answer dies with it; it is on its way to an heir."""
+    silent: list[Envelope] = []
+
+    def apply(sent: Envelope, respond: Callable[[Reply], None]) -> None:
+        net.applied[sent.entity].append(sent.id)
+        silent.append(sent)
+
+    net.answer = apply
+    request = asyncio.ensure_future(net.router.request(envelope(0), timeout_s=timeout_s))
+    await eventually(lambda: len(silent) == 1)
+    net.answer = None
+    del net.alive["h0"]
+    net.give(set(range(SHARDS)), "h1")
+    net.routes.offer(net.table())
+    return request
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.SEND])
+async def test_a_full_heir_does_not_deny_what_was_applied(kind: Kind) -> None:
+    """P1: "busy" says that nothing was accepted, and of a repeat the heir does not know that."""
+    net = Net()
+    net.add("h1", unanswered_max=0)
+    with pytest.raises(CallTimeout, match="may or may not"):
+        await (await applied_by_a_host_that_dies(net, timeout_s=0.5))
+    assert net.applied[EntityId("E", "a")] == ["m0"]
+    repeat = msgspec.structs.replace(envelope(0, kind=kind), is_retry=True)
+    with pytest.raises(CallTimeout):  # a caller's repeat, by its idempotency key
+        await net.router.request(repeat, timeout_s=0.1)
+    assert (await net.router.request(envelope(1, kind=kind), timeout_s=1)).status is Status.BUSY
+
+
+async def test_what_was_applied_is_found_when_the_full_heir_has_room() -> None:
+    net = Net()
+    net.add("h1", unanswered_max=0)
+    request = await applied_by_a_host_that_dies(net)
+    await eventually(lambda: net.exchanges["h1"].stats()["exchange_messages"] > 0)
+    net.exchanges["h1"]._unanswered_max = 100
+    assert (await request).status is Status.OK
+    assert net.applied[EntityId("E", "a")] == ["m0"]
+
+
+async def test_busy_is_no_answer_to_what_may_have_been_applied() -> None:
+    """Whatever release the host is of that says it: the router knows what it has sent before."""
+    net = Net()
+    net.add("h1")
+    request = await applied_by_a_host_that_dies(net)
+    refusals: list[str] = []
+
+    def refuse(sent: Envelope, respond: Callable[[Reply], None]) -> None:
+        refusals.append(sent.id)
+        net.answer = None
+        respond(Reply(sent.id, Status.BUSY))
+
+    net.answer = refuse
+    assert (await request).status is Status.OK
+    assert refusals == ["m0"]
 
 
 async def test_a_cancelled_caller_is_forgotten(net: Net) -> None:

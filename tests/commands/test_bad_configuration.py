@@ -1,7 +1,8 @@
 """B75-B90 of the table of bad inputs: what a person gets wrong on the command line, in settings, in the database.
 
 In process, as far as that tells anything; `perdure dev` as a program is in tests/dev (B79, B82, B87), servers with
-dangerous settings in tests/store/test_guard.py (B77, B78), Ray in tests/cluster (B83).
+dangerous settings in tests/store/test_guard.py (B77, B78), Ray clusters that are away or of other versions in
+tests/cluster/test_joining.py (B83).
 """
 
 import logging
@@ -237,6 +238,18 @@ def test_the_hosts_of_a_restored_database_are_fenced(run: Run, server: EmbeddedP
         assert connection.execute("select status from shop.hosts").fetchall() == [("fenced",)]
     missing = run("db", "fence", "--yes", "--namespace", "nowhere", exit_code=5, PERDURE_DSN=server.dsn)
     assert "there is no namespace 'nowhere'" in missing.output
+
+
+def test_b83_without_ray_it_is_named() -> None:
+    """As where there is no wheel of Ray for this Python."""
+    program = "import sys; sys.modules['ray'] = None; from perdure.api.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "down", "--dsn", "postgresql://127.0.0.1:1/x"],
+        cwd=ROOT, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "error[ray_missing]: Ray is not installed for " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_damaged_rows_are_found_and_accepted(run: Run, server: EmbeddedPostgres) -> None:

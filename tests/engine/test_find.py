@@ -86,6 +86,19 @@ async def test_a_page_stops_after_so_many_entities_looked_at(monkeypatch: pytest
         assert pages == 4, "empty pages are pages"
 
 
+async def test_each_page_is_of_its_own_moment() -> None:
+    """Not one snapshot: what changes between two pages is seen by the second, and each page is consistent in itself."""
+    async with LocalCluster([Request]):
+        await asyncio.gather(*(Request.ref(f"r{number}").ask(number) for number in range(4)))
+        first = await find(Request, {"status": "waiting"}, limit=2)
+        seen = [match.key for match in first.matches]
+        approved, left = sorted({"r0", "r1", "r2", "r3"} - set(seen))
+        await Request.ref(seen[0]).approve()
+        await Request.ref(approved).approve()
+        second = await find(Request, {"status": "waiting"}, limit=2, after=first.next)
+        assert [match.key for match in second.matches] == [left]
+
+
 async def test_without_a_connection_it_says_how_to_connect() -> None:
     set_default(None)
     with pytest.raises(NotConnected, match="connect"):

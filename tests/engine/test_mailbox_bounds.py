@@ -5,7 +5,19 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from perdure.entities import Busy, DefinitionError, Entity, EntityId, Mailbox, handler, query, workflow
+from perdure.entities import (
+    Busy,
+    DefinitionError,
+    Entity,
+    EntityId,
+    Mailbox,
+    WorkflowCancelled,
+    WorkflowTerminated,
+    condition,
+    handler,
+    query,
+    workflow,
+)
 from perdure.entities.engine.readers import Readers
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.testing import LocalCluster
@@ -22,7 +34,7 @@ class Desk(Entity):
     notes = Mailbox(str)
     taken: list[str] = []
     marks: list[str] = []
-    go: int = 0
+    may_leave: bool = False
 
     @workflow
     async def reads(self, count: int) -> list[str]:
@@ -30,6 +42,17 @@ class Desk(Entity):
             letter = await self.letters.receive()
             self.taken.append(letter)
         return self.taken
+
+    @workflow
+    async def reads_and_stays(self, count: int) -> None:
+        for _ in range(count):
+            letter = await self.letters.receive()
+            self.taken.append(letter)
+        await condition(lambda: self.may_leave)
+
+    @handler
+    async def leave(self) -> None:
+        self.may_leave = True
 
     @handler
     async def mark(self, text: str) -> None:
@@ -119,12 +142,27 @@ async def test_what_waits_for_room_does_not_hide_what_came_after_it(
         assert await D.reads(40) == [f"a{number}" for number in range(40)]
 
 
-async def test_terminating_the_reader_keeps_everything(desks: LocalCluster, store: FaultyStore) -> None:
+@pytest.mark.parametrize("end", ["end", "cancel", "terminate"])
+async def test_however_the_reader_ends_everything_that_waits_is_kept(
+    desks: LocalCluster, store: FaultyStore, end: str
+) -> None:
     await Writer.ref("a").write(6)
-    await D.reads.start(2)
-    assert await D.reads.result() == ["a0", "a1"]
+    await D.reads_and_stays.start(2)
+    await becomes(D.seen, ["a0", "a1"])
     await eventually(lambda: len(store.waiting_messages()) == 1)
-    assert await D.reads.options(restart=True)(4) == [f"a{number}" for number in range(6)]
+    match end:
+        case "cancel":
+            await D.reads_and_stays.cancel()
+            with pytest.raises(WorkflowCancelled):
+                await D.reads_and_stays.result()
+        case "terminate":
+            await D.reads_and_stays.terminate()
+            with pytest.raises(WorkflowTerminated):
+                await D.reads_and_stays.result()
+        case _:
+            await D.leave()
+            await D.reads_and_stays.result()
+    assert await D.reads(4) == [f"a{number}" for number in range(6)]
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001, True, 2.5])

@@ -7,6 +7,7 @@ import pytest
 from perdure.entities import (
     Busy,
     Entity,
+    EntityId,
     EntityParked,
     HandlerTimeout,
     InvalidArguments,
@@ -157,6 +158,24 @@ async def test_state_that_does_not_load_parks_the_entity_and_nobody_else(
     assert "balance" in next(iter(store.parked.values()))
     store.set_state("Account/a", b'{"balance": 41}')
     assert await A.deposit(1) == 42
+
+
+async def test_a_state_of_a_newer_schema_parks_until_code_that_knows_it_is_deployed(
+    cluster: LocalCluster, store: FaultyStore
+) -> None:
+    await asyncio.gather(A.deposit(1), B.deposit(1))
+    await cluster.crash()
+    stored = store._entities[EntityId("Account", "a")]
+    known = stored.schema_version, stored.checksum
+    stored.schema_version, stored.checksum = stored.schema_version + 1, None
+    before = stored.version, stored.state
+    for call in (A.deposit(1), A.total()):
+        with pytest.raises(EntityParked, match=r"Account/a.*this code knows"):
+            await call
+    assert await B.deposit(1) == 2
+    assert (stored.version, stored.state) == before, "nothing is written over"
+    stored.schema_version, stored.checksum = known  # as a deploy of the newer code would find it
+    assert await A.deposit(1) == 2
 
 
 async def test_a_workflow_that_spins_for_ever_fails(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:

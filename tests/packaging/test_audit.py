@@ -39,8 +39,10 @@ def package(name: str, *holes: Any) -> dict[str, Any]:
     ],
 )
 def test_the_verdict(audit: ModuleType, packages: list[Any], status: int, told: str) -> None:
-    got, lines = audit.judge(json.dumps({"dependencies": packages}), "")
+    output = json.dumps({"dependencies": packages})
+    got, lines = audit.judge(output, "")
     assert got == status
+    assert audit.judge(output, "", is_strict=True) == (1 if told == "NOT CHECKED" else status, lines)
     assert told in "\n".join(lines)
 
 
@@ -52,3 +54,4 @@ def test_only_a_service_that_is_away_is_no_failure(audit: ModuleType, complaint:
     got, lines = audit.judge("", complaint)
     assert got == status
     assert ("NOT CHECKED" in lines[0]) is (status == 0)
+    assert audit.judge("", complaint, is_strict=True) == (1, lines), "what always fails is looked into"

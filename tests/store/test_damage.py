@@ -38,7 +38,7 @@ from perdure.entities.export import export_entity
 from perdure.entities.maintenance import dead_letters, replay_dead_letter
 from perdure.entities.messages import decode_error
 from perdure.entities.store.memory import MemoryStore, StoredEntity
-from perdure.entities.store.rows import RunStatus
+from perdure.entities.store.rows import DeadLetter, RunStatus
 from perdure.entities.testing import LocalCluster
 from tests.engine.waiting import becomes, eventually
 
@@ -63,12 +63,23 @@ async def damage(world: World, table: str, change: str, *values: Any) -> None:
 
 # --- the state, on both stores ----------------------------------------------------------------------------------------
 
+
+def _change(stored: Any, **fields: Any) -> None:
+    for name, value in fields.items():
+        setattr(stored, name, value)
+
+
 STATE_DAMAGES: dict[str, tuple[Callable[[Any], None], str]] = {
     "bit flip": (lambda e: setattr(e, "state", b'{"n": 3, "name": "x"}'), """state = '{"n": 3, "name": "x"}'"""),
     "truncated": (lambda e: setattr(e, "state", b"{}"), "state = '{}'"),
     "no object": (lambda e: setattr(e, "state", b"null"), "state = 'null'"),
     "future schema": (lambda e: setattr(e, "schema_version", 99), "schema_version = 99"),
     "older version": (lambda e: setattr(e, "version", 1), "version = 1"),
+    "newer version": (lambda e: setattr(e, "version", 1 << 20), "version = 1048576"),
+    "newer version, other state": (
+        lambda e: _change(e, version=7, state=b'{"n": 3}'),
+        """version = 7, state = '{"n": 3}'""",
+    ),
     "send clock": (lambda e: setattr(e, "clock", 0), "clock = 0"),
 }
 
@@ -165,6 +176,7 @@ async def test_a_damaged_message_goes_to_the_dead_letters_as_it_is(postgres: Wor
 
 
 REMINDER_DAMAGES = [
+    "generation = 99",
     "kind = 'nonsense'",
     """args = '{"k": 1}'""",
     "handler = 'other'",
@@ -220,12 +232,25 @@ async def test_other_damaged_rows_park_the_entity(postgres: World) -> None:
                 await world.store.archive().everything(loaded.entity)
 
 
-async def test_rows_of_a_release_without_checksums_are_not_checked(postgres: World) -> None:
-    """A rolling upgrade: the other release changes version and state, and leaves the checksum of our last turn."""
+async def test_a_replayed_letter_is_checked_like_other_mail(postgres: World) -> None:
+    world = postgres
+    letter = DeadLetter(envelope(A, "m1", args=b'{"amount": 10}'), 5, b'{"code": "handler_failed"}')
+    await world.commit(world.write(A, dead_letters=[letter]))
+    await world.commit(world.write(A, 1, letters_replayed=[("m1", "again", 99)]))
+    assert [one.id for one in await world.store.inbox([A])] == ["again"]
+    assert await find_damage(world.dsn, world.namespace) == []
+    await damage(world, "inbox", """args = '{"amount": 11}'""")
+    assert await world.store.inbox([A]) == []
+    [kept] = await world.store.archive().letters(limit=9)
+    assert kept.letter.envelope.id == "again"
+
+
+async def test_rows_without_checksums_are_not_checked(postgres: World) -> None:
+    """Those from before checksums, and those that somebody has accepted; until the next turn."""
     world = postgres
     await world.commit(world.write(A, state=STATE, reminders_set=[reminder(A)]))
-    await damage(world, "entities", """version = 2, state = '{"n": 2}'""")
-    await damage(world, "reminders", """generation = 2, args = '{}', handler = 'else'""")
+    await damage(world, "entities", """version = 2, state = '{"n": 2}', checksum = null""")
+    await damage(world, "reminders", """generation = 2, args = '{}', handler = 'else', checksum = null""")
     [loaded] = await world.store.load([A])
     assert (loaded.damage, loaded.version, loaded.state) == ("", 2, b'{"n": 2}')
     _, due = await world.store.due(range(SHARDS), until_us=10**15, limit=10)

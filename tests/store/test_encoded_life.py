@@ -6,6 +6,7 @@ activities, heartbeats, reminders, mailboxes, messages between entities, dead le
 
 import asyncio
 import contextlib
+import logging
 import time
 from datetime import timedelta
 from typing import Any
@@ -132,7 +133,10 @@ def codec(*keys: str) -> EncryptionCodec:
     return EncryptionCodec({key: key.encode() * 16 for key in keys}, searchable={"Vault": ["label"]})
 
 
-async def test_no_secret_of_a_whole_life_is_in_the_database(server: EmbeddedPostgres, namespace: str) -> None:
+async def test_no_secret_of_a_whole_life_is_in_the_database_or_the_logs(
+    server: EmbeddedPostgres, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     address = StoreAddress(dsn=server.dsn, namespace=namespace, codec=codec("k1"))
     store = address.open()
     Outside.poison = True
@@ -147,6 +151,11 @@ async def test_no_secret_of_a_whole_life_is_in_the_database(server: EmbeddedPost
             assert known in stored or known.strip('"') in stored, "the dump would show it"
         await _look_back(store.archive())
     await store.close()
+    said = "\n".join(logging.Formatter().format(record) + repr(vars(record)) for record in caplog.records)
+    assert "Vault/v.explode failed" in said
+    assert "ValueError (its text is encrypted)" in said
+    assert "ConnectionError (its text is encrypted)" in said
+    assert CANARY not in said
     await _rotate(server.dsn, namespace)
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -15,6 +15,10 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
@@ -36,6 +40,7 @@ from perdure.cluster.stores import StoreAddress
 from perdure.cluster.supervisor import SupervisorSpec
 from perdure.cluster.targets import Targets
 from perdure.entities import ApplicationError, Entity, RetryPolicy, handler, workflow
+from perdure.entities.logs import JsonFormatter
 from perdure.entities.testing import LocalCluster
 
 from .conftest import SHARDS
@@ -47,6 +52,8 @@ WRONG_KEY = "canary-wrong-" + "k" * 24
 SIGNER = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
 ISSUER = "https://id.example/"
 PAYLOAD = "canary-payload-9b1c"
+QUOTED = "canary-quoted-51e0"
+"""A payload that code repeats in its exception."""
 
 
 def token(**changes: Any) -> str:
@@ -72,6 +79,10 @@ class Safe(Entity):
     @handler
     async def crash(self, words: str) -> None:
         raise KeyError(7)
+
+    @handler
+    async def quote(self, words: str) -> None:
+        raise KeyError(words)
 
     @workflow
     async def run(self, words: str) -> str:
@@ -124,8 +135,23 @@ async def gateway(server: EmbeddedPostgres, dsn: str, nowhere: str) -> AsyncIter
         await store.close()
 
 
-async def test_no_secret_is_said_logged_or_stored(dsn: str, gateway: Any, logs: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    yield exporter
+    provider.shutdown()
+
+
+async def test_no_secret_is_said_logged_stored_or_traced(
+    spans: InMemorySpanExporter, dsn: str, gateway: Any, logs: pytest.LogCaptureFixture
+) -> None:
     said: list[str] = []
+    answers: list[str] = []
+    measured: list[str] = []
     statuses: set[int] = set()
     for credential in (KEY, CLIENT_KEY, GOOD_TOKEN, BAD_TOKEN, WRONG_KEY, ""):
         headers = {"authorization": f"Bearer {credential}", "cookie": f"session={WRONG_KEY}"}
@@ -136,6 +162,7 @@ async def test_no_secret_is_said_logged_or_stored(dsn: str, gateway: Any, logs: 
                 ("POST", "put", {"word": PAYLOAD}),
                 ("POST", "fail", {"words": PAYLOAD}),
                 ("POST", "crash", {"words": PAYLOAD}),
+                ("POST", "quote", {"words": QUOTED}),
                 ("POST", "nothing", {}),
                 ("POST", "run/start", {"words": PAYLOAD}),
                 ("POST", "run/pause", {"reason": "why"}),
@@ -145,6 +172,8 @@ async def test_no_secret_is_said_logged_or_stored(dsn: str, gateway: Any, logs: 
             ):
                 reply = await client.request(method, f"/entities/Safe/s/{path}", json=body)
                 statuses.add(reply.status_code)
+                if path == "quote":
+                    answers.append(reply.text)
                 said.append(f"{dict(reply.headers)} {reply.text}")
             for path in (
                 "/readyz",
@@ -154,17 +183,34 @@ async def test_no_secret_is_said_logged_or_stored(dsn: str, gateway: Any, logs: 
                 "/docs/errors",
                 "/nowhere",
                 "/dead-letters",
+                "/metrics",
             ):
                 reply = await client.get(path)
                 said.append(f"{dict(reply.headers)} {reply.text}")
+                if path == "/metrics" and reply.status_code == 200:
+                    measured.append(reply.text)
         await asyncio.sleep(0)
     assert {200, 401, 403, 404, 409, 422, 500, 202} <= statuses
-    everything = {"said": "\n".join(said), "logged": _logged(logs), "stored": _stored(dsn, "secrets")}
+    traced = "\n".join(str(span.to_json()) for span in spans.get_finished_spans())
+    everything = {
+        "said": "\n".join(said),
+        "measured": "\n".join(measured),
+        "logged": _logged(logs),
+        "traced": traced,
+        "stored": _stored(dsn, "secrets"),
+    }
+    assert "perdure_turns" in everything["measured"]
+    assert '"Safe.crash"' in traced
     assert "not ready" in everything["said"]
     assert PAYLOAD in everything["stored"], "the dump is one of what was written"
     assert "perdure.audit" in everything["logged"]
     assert _leaks(everything) == []
-    assert PAYLOAD not in everything["logged"]
+    for where in ("logged", "measured", "traced"):
+        assert PAYLOAD not in everything[where], where
+    assert len(answers) == 6
+    for text in (everything["logged"], everything["measured"], *answers):
+        assert QUOTED not in text
+    assert QUOTED in everything["stored"], "the text of an exception is part of its outcome"
 
 
 async def test_no_secret_is_in_what_goes_wrong_at_the_start(
@@ -235,9 +281,9 @@ def _leaks(everything: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _logged(logs: pytest.LogCaptureFixture) -> str:
-    """With everything that a handler could add to a line, tracebacks included."""
-    formatter = logging.Formatter("%(name)s %(levelname)s %(message)s")
-    return "\n".join(formatter.format(record) + repr(vars(record)) for record in logs.records)
+    """With everything that a handler could add to a line, tracebacks included; and as JSON."""
+    formatter, as_json = logging.Formatter("%(name)s %(levelname)s %(message)s"), JsonFormatter()
+    return "\n".join(formatter.format(record) + repr(vars(record)) + as_json.format(record) for record in logs.records)
 
 
 def _stored(dsn: str, namespace: str) -> str:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.entities.ids import SendClock, fingerprint, keyed_message_id, new_message_id
+from perdure.entities.ids import SendClock, fingerprint, keyed_message_id, new_message_id, new_run_id
 from perdure.entities.messages import OperationAddress
 
 
@@ -25,6 +25,19 @@ def test_message_ids_are_unique_and_sort_by_time() -> None:
     assert all(len(one) == 32 and one == one.lower() for one in ids)
     milliseconds = [one[:12] for one in ids]
     assert milliseconds == sorted(milliseconds)
+
+
+def test_run_ids_sort_by_time_and_cannot_be_guessed() -> None:
+    """S24: at least 128 random bits, as they are in tokens. Every bit that is not the time or the version changes."""
+    before_ms = time.time_ns() // 1_000_000
+    ids = [new_run_id() for _ in range(1_000)]
+    assert before_ms <= int(ids[0][:12], 16) <= int(ids[-1][:12], 16) <= time.time_ns() // 1_000_000
+    ones = zeros = 0
+    for one in ids:
+        ones |= int(one[12:], 16)
+        zeros |= ~int(one[12:], 16)
+    random_bits = ones & zeros & ((1 << 4 * (len(ids[0]) - 12)) - 1)
+    assert random_bits.bit_count() == 130
 
 
 def test_an_idempotency_key_serves_several_handlers() -> None:

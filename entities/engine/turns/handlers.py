@@ -224,16 +224,17 @@ class HandlerTurns(Rebuild):
             self._consume(delivery, ok=False, body=encode_json(body))
             return
         delivery.attempts += 1
+        text = self.engine.log_text(error, body.message)
         wrapped = error if isinstance(error, Exception) else RuntimeError(repr(error))
         if method.retry.is_final(wrapped, delivery.attempts) or isinstance(error, Rejected):
-            log.error("%s.%s failed %d times, dead-lettered: %s", self.id, method.name, delivery.attempts, body.message)
+            log.error("%s.%s failed %d times, dead-lettered: %s", self.id, method.name, delivery.attempts, text)
             write = self._consume(delivery, ok=False, body=encode_json(body))
             write.dead_letters.append(DeadLetter(delivery.envelope, delivery.attempts, encode_json(body)))
             if delivery.fired is not None:
                 self._fired(write, delivery, delivery.fired, Effects())
             return
         self.engine.figures.count(HANDLER_RETRIES, self.id.type, method.name)
-        log.warning("%s.%s failed (attempt %d): %s", self.id, method.name, delivery.attempts, body.message)
+        log.warning("%s.%s failed (attempt %d): %s", self.id, method.name, delivery.attempts, text)
         sender = delivery.envelope.sender
         self._hold_back(delivery)
         if delivery.fired is None:

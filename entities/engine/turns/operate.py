@@ -26,7 +26,7 @@ from ...errors import (
     WorkflowTerminated,
     error_from_body,
 )
-from ...ids import fingerprint, new_message_id
+from ...ids import fingerprint, new_run_id
 from ...messages import Kind, OperationAddress, encode_json
 from ...operate import BY_TOKEN, Act, Action, read_act
 from ...store.rows import AttemptRow, AttemptStatus, EntityWrite, ReminderKey, RunRow, RunStatus
@@ -139,7 +139,7 @@ class Operate(Reruns):
         self.definition.workflows[row.workflow].signature.load_arguments(args)
         new = RunRow(
             workflow=row.workflow,
-            run_id=new_message_id(),
+            run_id=new_run_id(),
             status=RunStatus.RUNNING,
             args=args,
             fingerprint=fingerprint(row.workflow.encode(), args),

@@ -13,7 +13,7 @@ from ...errors import (
     RunParked,
     WorkflowTerminated,
 )
-from ...ids import new_message_id
+from ...ids import new_run_id
 from ...messages import Kind, OperationAddress, Status, decode_outcome, encode_json
 from ...store.rows import (
     MailboxItem,
@@ -59,7 +59,7 @@ class Requests(Queries):
             return
         row = RunRow(
             workflow=envelope.name,
-            run_id=new_message_id(),
+            run_id=new_run_id(),
             status=RunStatus.RUNNING,
             args=envelope.args,
             fingerprint=delivery.fingerprint,
