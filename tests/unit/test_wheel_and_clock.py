@@ -11,6 +11,7 @@ from perdure.entities.store.rows import ReminderKind, ReminderRow
 
 ORDER = EntityId("Order", "o-1")
 HORIZON = 1_000
+NOW = 5
 
 
 def row(name: str, due_us: int, *, generation: int = 1, entity: EntityId = ORDER, every_us: int = 0) -> ReminderRow:
@@ -19,7 +20,7 @@ def row(name: str, due_us: int, *, generation: int = 1, entity: EntityId = ORDER
 
 def read(wheel: Wheel, *rows: ReminderRow) -> None:
     wheel.begin_read(HORIZON)
-    wheel.loaded(rows, HORIZON)
+    wheel.loaded(rows, NOW, HORIZON)
 
 
 def names(rows: list[ReminderRow]) -> list[str]:
@@ -64,7 +65,6 @@ def test_a_lost_turn_makes_it_come_again() -> None:
     wheel.pop_due(10, 9)
     wheel.forget(lambda entity: entity == ORDER)
     assert wheel.handed_out == 0
-    assert wheel.horizon_us == 0
     read(wheel, one)
     assert wheel.pop_due(10, 9) == [one]
 
@@ -106,7 +106,7 @@ def test_what_is_set_while_the_store_is_read_is_not_lost() -> None:
     wheel = Wheel()
     wheel.begin_read(HORIZON)
     wheel.put(row("new", 50))
-    wheel.loaded([], HORIZON)
+    wheel.loaded([], NOW, HORIZON)
     assert names(wheel.pop_due(50, 9)) == ["new"]
 
 
@@ -119,7 +119,7 @@ def test_what_is_changed_while_the_store_is_read_wins_over_the_answer() -> None:
     wheel.put(row("replaced", 700, generation=2))
     wheel.drop(ORDER, "cancelled")
     wheel.drop_stale(fired)
-    wheel.loaded([row("replaced", 10), row("cancelled", 10), row("fired", 10)], HORIZON)
+    wheel.loaded([row("replaced", 10), row("cancelled", 10), row("fired", 10)], NOW, HORIZON)
     assert wheel.pop_due(699, 9) == []
     assert [(one.name, one.generation) for one in wheel.pop_due(700, 9)] == [("replaced", 2)]
 
