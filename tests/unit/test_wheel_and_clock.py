@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from perdure.entities import EntityId
 from perdure.entities.engine.clock import DatabaseClock
+from perdure.entities.engine.left import LeftAlone
 from perdure.entities.engine.wheel import Wheel
 from perdure.entities.recurrence import following
 from perdure.entities.store.rows import ReminderKind, ReminderRow
@@ -67,6 +68,89 @@ def test_a_lost_turn_makes_it_come_again() -> None:
     assert wheel.handed_out == 0
     read(wheel, one)
     assert wheel.pop_due(10, 9) == [one]
+
+
+def test_what_is_left_alone_is_not_handed_out_until_its_time_is_over() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    wheel.pop_due(10, 9)
+    wheel.leave_alone(one, NOW + 1)
+    assert (wheel.handed_out, wheel.left_alone) == (0, 1)
+    read(wheel, one, row("b", 10))
+    assert names(wheel.pop_due(10, 9)) == ["b"]
+    wheel.begin_read()
+    assert wheel.loaded([one], NOW + 1) == 1
+    assert names(wheel.pop_due(10, 9)) == ["a"]
+    assert wheel.left_alone == 0
+
+
+def test_what_is_left_alone_while_the_store_is_read_is_not_handed_out_by_its_answer() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    wheel.pop_due(10, 9)
+    wheel.begin_read()
+    wheel.leave_alone(one, NOW)
+    assert wheel.loaded([one], NOW) == 0
+
+
+def test_a_change_ends_that_it_is_left_alone() -> None:
+    wheel = Wheel()
+    one, other = row("a", 10), row("a", 10, entity=EntityId("Order", "o-2"))
+    for again in (
+        lambda: wheel.take_up(ORDER),
+        lambda: wheel.forget_entity(ORDER),
+        lambda: wheel.forget(lambda entity: entity == ORDER),
+        lambda: wheel.drop(ORDER, "a"),
+    ):
+        read(wheel, one, other)
+        wheel.pop_due(10, 9)
+        wheel.leave_alone(one, 1_000)
+        wheel.leave_alone(other, 1_000)
+        again()
+        read(wheel, one, other)
+        assert wheel.pop_due(10, 9) == [one]
+        wheel.drop_stale(one)
+    wheel.leave_alone(one, 1_000)
+    read(wheel, repaired := one._replace(cron="0 0 1 1 * UTC"))
+    assert wheel.pop_due(10, 9) == [repaired]
+    wheel.leave_alone(one, 1_000)
+    wheel.put(one._replace(generation=2))
+    assert [due.generation for due in wheel.pop_due(10, 9)] == [2]
+
+
+def test_only_so_many_are_known_to_be_left_alone() -> None:
+    left = LeftAlone(2)
+    rows = [row(name, 10, entity=EntityId("Order", name)) for name in "abc"]
+    for one in rows:
+        left.add(one, 100)
+        left.add(one, 100)
+    assert len(left) == 2
+    assert [left.holds(one, 50) for one in rows] == [False, True, True]
+    assert not left.holds(rows[2], 100)
+
+
+def test_what_is_set_aside_is_not_read_again_and_leaves_its_room_to_others() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    wheel.pop_due(10, 9)
+    wheel.set_aside(one)
+    assert wheel.handed_out == 0
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == []
+    wheel.drop_stale(one)
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == [one]
+
+
+def test_a_second_look_does_not_move_the_horizon() -> None:
+    wheel = Wheel()
+    read(wheel)
+    wheel.begin_read()
+    wheel.loaded([row("a", 10)], NOW)
+    assert wheel.horizon_us == HORIZON
 
 
 def test_replacing_withdraws_the_earlier_time() -> None:
