@@ -16,6 +16,7 @@ from perdure.entities.engine.left import LeftAlone
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.messages import Envelope, Kind
 from perdure.entities.store.memory import MemoryStore
+from perdure.entities.store.port import StoreUnavailable
 from perdure.entities.store.rows import Loaded, ReminderKind, ReminderRow
 from perdure.entities.testing import LocalCluster
 
@@ -72,6 +73,7 @@ class CountingStore(MemoryStore):
         super().__init__()
         self.loads: list[EntityId] = []
         self.reads = 0
+        self.faults = 0
 
     async def load(self, entities: Sequence[EntityId], *, inbox_max: int = 1_000) -> list[Loaded]:
         self.loads += entities
@@ -80,6 +82,12 @@ class CountingStore(MemoryStore):
     async def with_mail(self, shards: Collection[int], *, limit: int, after: EntityId | None = None) -> list[EntityId]:
         self.reads += 1
         return await super().with_mail(shards, limit=limit, after=after)
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        if self.faults:
+            self.faults -= 1
+            raise StoreUnavailable("injected", maybe_applied=False)
+        return await super().due_of(entities, until_us=until_us, limit=limit)
 
 
 def remind(store: MemoryStore, entity: EntityId, *, due_us: int = 1_000, handler: str = "ring") -> None:
@@ -162,7 +170,7 @@ async def test_very_many_cost_bounded_memory_and_are_tried_at_a_bounded_rate(mon
 
 
 async def test_what_came_due_while_its_entity_was_parked_fires_after_the_repair() -> None:
-    store = MemoryStore()
+    store = CountingStore()
     settings = EngineSettings(timer_window_s=3600.0, mail_poll_s=0.05)
     async with LocalCluster([Bell], store=store, settings=settings) as cluster:
         await Bell.ref("b").ring()
@@ -174,7 +182,7 @@ async def test_what_came_due_while_its_entity_was_parked_fires_after_the_repair(
         await eventually(lambda: cluster.engines[-1].wheel.left_alone == 1)
         with pytest.raises(EntityParked):
             await Bell.ref("b").ring()
-        stored.state = before
+        stored.state, store.faults = before, 1
         await Bell.ref("b").ring()  # the repair is done: the first call takes it up
         await becomes(Bell.ref("b").rings, 3)
         assert cluster.engines[-1].wheel.left_alone == cluster.engines[-1].wheel.handed_out == 0
