@@ -213,25 +213,32 @@ async def test_reminders_whose_handlers_fail_do_not_stop_the_others_while_they_w
         await becomes(Bell.ref("good").rings, 1)
 
 
-@pytest.mark.parametrize("is_poll", [False, True])
-async def test_messages_that_nobody_can_take_hide_no_others(is_poll: bool, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    store = CountingStore()
+def messages_that_nobody_can_take(store: MemoryStore) -> None:
     for key in keys(50):
         send(store, EntityId("Absent", key))
     for key in keys(50):
         send(store, EntityId("Bell", key))
         one = store._entity(EntityId("Bell", key))
         one.version, one.state, one.schema_version = 1, b"damaged", 1
-    if not is_poll:
-        send(store, EntityId("Bell", "good"))
+
+
+async def test_messages_that_nobody_can_take_hide_no_others_from_the_poll(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    store = CountingStore()
+    messages_that_nobody_can_take(store)
     async with LocalCluster([Bell], store=store, settings=FEW):
-        await eventually(lambda: len(store.parked) == 50)
-        if is_poll:
-            send(store, EntityId("Bell", "good"))  # its wake-up was lost
+        await eventually(lambda: len(store.parked) == 50 and store.reads > 100)  # gained shards have been searched
+        send(store, EntityId("Bell", "good"))  # its wake-up was lost
         await becomes(Bell.ref("good").rings, 1)
-        reads = store.reads
-        await eventually(lambda: store.reads > reads + 50)  # several times through all
     assert not [entity for entity in store.loads if entity.type == "Absent"]
     assert len([record for record in caplog.records if "no type Absent" in record.getMessage()]) == 1
     assert len(list(itertools.chain(*(one.inbox for one in store._entities.values())))) == 100
+
+
+async def test_messages_that_nobody_can_take_hide_no_others_in_a_gained_shard() -> None:
+    store = CountingStore()
+    messages_that_nobody_can_take(store)
+    send(store, EntityId("Bell", "good"))
+    never = EngineSettings(mail_poll_s=3600.0, load_max=2)
+    async with LocalCluster([Bell], store=store, settings=never):
+        await eventually(lambda: not store._entity(EntityId("Bell", "good")).inbox)
