@@ -1,5 +1,7 @@
 """The timer wheel and the estimate of the database's clock."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,12 +100,13 @@ def test_what_is_left_alone_while_the_store_is_read_is_not_handed_out_by_its_ans
 def test_a_change_ends_that_it_is_left_alone() -> None:
     wheel = Wheel()
     one, other = row("a", 10), row("a", 10, entity=EntityId("Order", "o-2"))
-    for again in (
+    changes: list[Callable[[], None]] = [
         lambda: wheel.take_up(ORDER),
         lambda: wheel.forget_entity(ORDER),
         lambda: wheel.forget(lambda entity: entity == ORDER),
         lambda: wheel.drop(ORDER, "a"),
-    ):
+    ]
+    for again in changes:
         read(wheel, one, other)
         wheel.pop_due(10, 9)
         wheel.leave_alone(one, 1_000)
