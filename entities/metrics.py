@@ -99,6 +99,12 @@ ACTIVATIONS = _gauge("activations", ("type",), "Entities in memory.")
 MAILBOX = _gauge("mailbox_messages", ("type",), "Messages that wait in the mailboxes of entities in memory.")
 LOADING = _gauge("entities_loading", (), "Entities being read from the store.")
 REMINDERS = _gauge("reminders_loaded", (), "Reminders and timers in memory, due soon.")
+LEFT_ALONE = _gauge(
+    "reminders_left_alone",
+    (),
+    "Reminders and timers that are due and nobody can take: of parked entities and runs, or of types that the host does"
+    " not have. At most 100,000 are counted.",
+)
 LATENESS = _histogram(
     "reminder_lateness_seconds",
     (),

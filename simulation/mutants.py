@@ -280,7 +280,7 @@ def _count_after_the_run(code: Surgery) -> None:
 @_mutant("M15", "wake-ups only, nobody looks", "I14", "K quiescence", "W9")
 def _no_poll(code: Surgery) -> None:
     """For "NOTIFY only": a message whose wake-up got lost stays in the inbox."""
-    code.rewrite(Readers._serve_poll, "await self._poll_mail(set(self._engine.epochs))", "")
+    code.rewrite(Readers._serve_poll, "await self._poll_mail(set(self._engine.epochs), self._polled)", "([], 0)")
 
 
 @_mutant("M16", "journals are deleted by age alone", "P7; I28", "F replay", "W9")

@@ -102,9 +102,9 @@ def _repeat_everything() -> None:
         deliver(self, envelope, once)
         deliver(self, envelope, once)
 
-    def wake_twice(self: Arrivals, entities: Sequence[EntityId]) -> None:
+    def wake_twice(self: Arrivals, entities: Sequence[EntityId]) -> int:
         wake(self, entities)
-        wake(self, entities)
+        return wake(self, entities)
 
     def mail_twice(self: Arrivals, envelopes: Sequence[Envelope]) -> None:
         mail(self, envelopes)

@@ -14,9 +14,9 @@ from functools import partial
 from typing import Protocol
 
 from ...entities.definition import EntityDefinition
-from ...entities.engine.arrivals import PARKED_RETRY_S
 from ...entities.engine.deliveries import Respond
 from ...entities.engine.engine import Engine
+from ...entities.engine.left import PARKED_RETRY_S
 from ...entities.errors import PerdureError
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope, Kind, Reply, Status
@@ -104,6 +104,7 @@ class DedicatedActors:
         """A reminder or timer of a dedicated entity is due."""
         child = self._child(definition, row.entity)
         child.fires.append(row)
+        self._engine.wheel.set_aside(row)  # it is the actor's now, which may park it: others need not wait for it
         self._tell(child)
 
     def wake(self, definition: EntityDefinition, entity: EntityId) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from ...entities.ids import EntityId
 from ...entities.messages import Envelope
 from ...entities.store.port import StoreUnavailable
-from ...entities.store.rows import Batch, HistoryRow, JournalRow, Loaded, ReminderRow, RunRow, Suspicion
+from ...entities.store.rows import Batch, DuePosition, HistoryRow, JournalRow, Loaded, ReminderRow, RunRow, Suspicion
 from . import wire
 
 Ask = Callable[[str, bytes], Awaitable[bytes]]
@@ -68,13 +68,19 @@ class RemoteStore:
         """See the port."""
         return wire.JOURNAL.decode(await self._get("journal", wire.encode([workflow, run_id])))
 
-    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
+    async def with_mail(self, shards: Collection[int], *, limit: int, after: EntityId | None = None) -> list[EntityId]:
         """The host looks for mail."""
         return []
 
-    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
+    async def due(
+        self, shards: Collection[int], *, until_us: int, limit: int, after: DuePosition | None = None
+    ) -> tuple[int, list[ReminderRow]]:
         """The host fires reminders."""
         return await self.clock_us(), []
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        """As above."""
+        return []
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
         """The host rehydrates."""

@@ -22,6 +22,7 @@ from ...entities.store.rows import (
     AttemptRow,
     AttemptStatus,
     Child,
+    DuePosition,
     HistoryRow,
     JournalRow,
     Loaded,
@@ -90,29 +91,46 @@ order by u.type collate "C", u.key collate "C", m.position, m.message_id"""
 
 _WITH_MAIL = """
 select m.type, m.key from unnest($1::int4[]) as u (shard) cross join lateral (
-    select distinct t.type, t.key from {s}.inbox t where t.shard = u.shard order by t.type, t.key limit $2::int8
+    select distinct t.type, t.key from {s}.inbox t
+    where t.shard = u.shard and (t.type, t.key) > ($2::text collate "C", $3::text collate "C")
+    order by t.type, t.key limit $4::int8
 ) m
-order by m.type, m.key limit $2::int8"""
+order by m.type, m.key limit $4::int8"""
 
 _OUTCOMES = """
 select t.type, t.key, t.message_id, t.version, t.kind, t.name, t.sender, t.fingerprint, t.args, t.ok, t.outcome
 from unnest($1::int4[], $2::text[], $3::text[], $4::text[]) as u (shard, type, key, message_id)
 join {s}.history t on (t.shard, t.type, t.key, t.message_id) = (u.shard, u.type, u.key, u.message_id)"""
 
+_REMINDER = f"""{checksums.REMINDERS.holds("t")} as holds,
+    t.type, t.key, t.name, t.kind, t.generation, t.due_at, t.every_us, t.catch_up_all, t.handler, t.args, t.cron"""
+_IN_ORDER = "order by t.due_at, t.type, t.key, t.name"
+
+_AFTER = "coalesce(to_timestamp(0) + $4::int8 * interval '1 microsecond', '-infinity')"
+
+# The checksums are made of what is left after the limit, not of a page from each shard. The first condition on due_at
+# is in the second already; it tells the planner where to begin in the index.
 _DUE = f"""
-select m.* from unnest($1::int4[]) as u (shard) cross join lateral (
-    select {checksums.REMINDERS.holds("t")} as holds,
-        t.type, t.key, t.name, t.kind, t.generation, t.due_at, t.every_us, t.catch_up_all, t.handler, t.args, t.cron
-    from {{s}}.reminders t where t.shard = u.shard and t.due_at <= to_timestamp(0) + $2::int8 * interval '1 microsecond'
-    order by t.due_at limit $3::int8
-) m
-order by m.due_at, m.type, m.key, m.name limit $3::int8"""
+select {_REMINDER} from unnest($1::int4[]) as u (shard) cross join lateral (
+    select * from {{s}}.reminders t
+    where t.shard = u.shard and t.due_at <= to_timestamp(0) + $2::int8 * interval '1 microsecond'
+        and t.due_at >= {_AFTER}
+        and (t.due_at, t.type, t.key, t.name) > ({_AFTER},
+            $5::text collate "C", $6::text collate "C", $7::text collate "C")
+    {_IN_ORDER} limit $3::int8
+) t
+{_IN_ORDER} limit $3::int8"""
 
 _KINDS = ", ".join(f"'{kind}'" for kind in ReminderKind)
 _DUE_INTACT = _DUE.replace(
-    "order by t.due_at", f"and {checksums.REMINDERS.holds('t')} and t.kind in ({_KINDS}) order by t.due_at"
+    _IN_ORDER, f"and {checksums.REMINDERS.holds('t')} and t.kind in ({_KINDS})\n    {_IN_ORDER}", 1
 )
 """For when there are damaged ones: they must not use up the limit."""
+
+_DUE_OF = f"""
+select {_REMINDER} from {_ADDRESSES} join {{s}}.reminders t on {_OF_ENTITY}
+where t.due_at <= to_timestamp(0) + $4::int8 * interval '1 microsecond'
+{_IN_ORDER} limit $5::int8"""
 
 _IN_FLIGHT = """
 select m.type, m.key from unnest($1::int4[]) as u (shard) cross join lateral (
@@ -193,8 +211,11 @@ class Reader:
         found = (_message(EntityId(row[0], row[1]), row[2:], damaged) for row in rows)
         return [envelope for envelope in found if envelope is not None], damaged
 
-    async def with_mail(self, session: Session, shards: Collection[int], *, limit: int) -> list[EntityId]:
-        (rows,) = await session.transact([(self._sql(_WITH_MAIL), (int4s(sorted(set(shards))), limit))])
+    async def with_mail(
+        self, session: Session, shards: Collection[int], *, limit: int, after: EntityId | None
+    ) -> list[EntityId]:
+        first = after or EntityId("", "")
+        (rows,) = await session.transact([(self._sql(_WITH_MAIL), (int4s(sorted(set(shards))), *first, limit))])
         return [EntityId(*row) for row in rows]
 
     async def outcomes(
@@ -207,28 +228,27 @@ class Reader:
         return {(EntityId(row[0], row[1]), row[2]): HistoryRow(*row[2:]) for row in rows}
 
     async def due(
-        self, session: Session, shards: Collection[int], *, until_us: int, limit: int, intact_only: bool = False
+        self,
+        session: Session,
+        shards: Collection[int],
+        *,
+        until_us: int,
+        limit: int,
+        after: DuePosition | None,
+        intact_only: bool = False,
     ) -> tuple[int, list[ReminderRow], list[DamagedReminder]]:
+        wanted = (int4s(sorted(set(shards))), until_us, limit, *(after or (None, "", "", "")))
         ((time,), *_), rows = await session.transact(
-            [
-                (CLOCK, ()),
-                (self._sql(_DUE_INTACT if intact_only else _DUE), (int4s(sorted(set(shards))), until_us, limit)),
-            ]
+            [(CLOCK, ()), (self._sql(_DUE_INTACT if intact_only else _DUE), wanted)]
         )
-        due: list[ReminderRow] = []
-        damaged: list[DamagedReminder] = []
-        for holds, type_name, key, name, kind, *rest in rows:
-            entity = EntityId(type_name, key)
-            try:
-                row = ReminderRow(entity, name, ReminderKind(kind), *rest)
-            except UNDECODABLE as error:
-                damaged.append(DamagedReminder(entity, name, str(error)))
-                continue
-            if holds:
-                due.append(row)
-            else:
-                damaged.append(DamagedReminder(entity, name, _DIFFERS))
-        return time, due, damaged
+        return time, *_reminders(rows)
+
+    async def due_of(
+        self, session: Session, entities: Collection[EntityId], *, until_us: int, limit: int
+    ) -> tuple[list[ReminderRow], list[DamagedReminder]]:
+        wanted = (*self._addresses(set(entities)), until_us, limit)
+        (rows,) = await session.transact([(self._sql(_DUE_OF), wanted)])
+        return _reminders(rows)
 
     async def in_flight(
         self, session: Session, shards: Collection[int], *, after: EntityId | None, limit: int
@@ -328,6 +348,24 @@ def _message(entity: EntityId, row: tuple[Any, ...], damaged: list[DamagedMessag
             reason = str(error)
     damaged.append(DamagedMessage(entity, columns[0], columns[1], reason))
     return None
+
+
+def _reminders(rows: Rows) -> tuple[list[ReminderRow], list[DamagedReminder]]:
+    """What is as it was written, and what is not."""
+    due: list[ReminderRow] = []
+    damaged: list[DamagedReminder] = []
+    for holds, type_name, key, name, kind, *rest in rows:
+        entity = EntityId(type_name, key)
+        try:
+            row = ReminderRow(entity, name, ReminderKind(kind), *rest)
+        except UNDECODABLE as error:
+            damaged.append(DamagedReminder(entity, name, str(error)))
+            continue
+        if holds:
+            due.append(row)
+        else:
+            damaged.append(DamagedReminder(entity, name, _DIFFERS))
+    return due, damaged
 
 
 def loaded_of(entity: EntityId, state: tuple[Any, ...] | None, **rest: Any) -> Loaded:

@@ -16,6 +16,7 @@ from ...entities.messages import Envelope
 from ...entities.shard import shard_of
 from ...entities.store.rows import (
     Batch,
+    DuePosition,
     HistoryRow,
     HostRow,
     JournalRow,
@@ -33,7 +34,7 @@ from .exchange import Refused, Session, Statement
 from .failures import is_repeatable, unavailable
 from .janitor import Janitor
 from .names import quoted
-from .reads import DamagedMessage, Reader, reading
+from .reads import DamagedMessage, DamagedReminder, Reader, reading
 from .sessions import Pool, SessionSettings
 from .statements import CLOCK
 from .survey import PostgresSurvey
@@ -120,28 +121,43 @@ class PostgresStore:
         await self._bury(damaged)
         return found
 
-    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
+    async def with_mail(self, shards: Collection[int], *, limit: int, after: EntityId | None = None) -> list[EntityId]:
         reader = await self._reader()
-        return await self._read(lambda session: reader.with_mail(session, shards, limit=limit))
+        return await self._read(lambda session: reader.with_mail(session, shards, limit=limit, after=after))
 
     async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
         reader = await self._reader()
         return await self._read(lambda session: reader.outcomes(session, keys))
 
-    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
+    async def due(
+        self, shards: Collection[int], *, until_us: int, limit: int, after: DuePosition | None = None
+    ) -> tuple[int, list[ReminderRow]]:
         reader = await self._reader()
         time, rows, damaged = await self._read(
-            lambda session: reader.due(session, shards, until_us=until_us, limit=limit)
+            lambda session: reader.due(session, shards, until_us=until_us, limit=limit, after=after)
         )
         if damaged:
-            for entity, name, reason in damaged:
-                what = f"{entity}: its reminder {name!r} is damaged and does not fire: {reason}"
-                log.error("%s", what)
-                await self.park(entity, what)
+            await self._note_damaged(damaged)
             _, rows, _ = await self._read(
-                lambda session: reader.due(session, shards, until_us=until_us, limit=limit, intact_only=True)
+                lambda session: reader.due(
+                    session, shards, until_us=until_us, limit=limit, after=after, intact_only=True
+                )
             )
         return time, rows
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        reader = await self._reader()
+        rows, damaged = await self._read(
+            lambda session: reader.due_of(session, entities, until_us=until_us, limit=limit)
+        )
+        await self._note_damaged(damaged)
+        return rows
+
+    async def _note_damaged(self, damaged: Sequence[DamagedReminder]) -> None:
+        for entity, name, reason in damaged:
+            what = f"{entity}: its reminder {name!r} is damaged and does not fire: {reason}"
+            log.error("%s", what)
+            await self.park(entity, what)
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
         reader = await self._reader()

@@ -43,6 +43,7 @@ from .deliveries import (
     refused,
 )
 from .journal import Event, EventKind
+from .left import PARKED_RETRY_S
 from .quarantine import LOSSES_MIN
 from .subjects import occurrence_id
 from .turns.holding import EntityHold, HoldDelivery
@@ -290,12 +291,12 @@ class Activation(Maintenance):
         self._process_delivery(delivery)
 
     def _cannot_fire(self, row: ReminderRow) -> bool:
-        """Whether it means nothing here and could not be armed again. It stays, until what is due is read again."""
+        """Whether it means nothing here and could not be armed again. It stays in the store."""
         problem = cannot_recur(row.every_us, row.cron) if row.is_recurring else ""
         if self.engine.arrivals.has_given_up(self.id, occurrence_id(row)):
             problem = "the engine failed on it"
         if problem:
-            self.engine.wheel.drop_stale(row)
+            self.engine.leave_alone(row, PARKED_RETRY_S)
             self.engine.readers.note_parked(self.id, f"{self.id}: its reminder {row.name!r} does not fire: {problem}")
         return bool(problem)
 

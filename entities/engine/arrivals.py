@@ -2,7 +2,8 @@
 
 Whatever comes for an entity that is not in memory waits in `loading` until the store has answered. An entity that
 cannot be loaded is *parked*: its callers are told why, its mail and reminders stay in the store, and it is left alone
-for a while unless somebody calls it.
+for a while unless somebody calls it. So are those of a type that this host does not have, which are not even loaded.
+Once it is in memory again, its mail has come with it, and what was due is read again.
 """
 
 import logging
@@ -16,6 +17,7 @@ from ..messages import Envelope, Kind, Status, encode_json
 from ..store.rows import Loaded
 from .activation import Activation
 from .deliveries import Delivery, Fire, Item
+from .left import PARKED_RETRY_S
 
 if TYPE_CHECKING:
     from ..definition import EntityDefinition
@@ -25,8 +27,8 @@ log = logging.getLogger("perdure.engine")
 
 CRASHES_MAX = 5
 """A stored message on which the engine itself fails so often becomes a dead letter."""
-PARKED_RETRY_S = 60.0
-"""How long an entity that could not be loaded is left alone, unless somebody calls it."""
+PARKED_MAX = 100_000
+"""Such entities are known up to this number; of more, the first are tried again when they are found next."""
 
 
 class Arrivals:
@@ -38,6 +40,8 @@ class Arrivals:
         """Entities being read, with what has come for them meanwhile."""
         self._crashes: Counter[tuple[EntityId, str]] = Counter()
         self._parked_until: dict[EntityId, float] = {}
+        self._absent: set[str] = set()
+        """Types that this host does not have, and has said so."""
         self._suspects: set[tuple[EntityId, str]] = set()
         """Stored messages of lost turns: they may have an outcome."""
 
@@ -66,11 +70,14 @@ class Arrivals:
         definition = self._engine.elsewhere(entity)
         if definition is not None and self._engine.dedicated is not None:
             if isinstance(item, Fire):
+                self._engine.wheel.set_aside(item.row)  # how long it takes is the other process' affair
                 self._engine.dedicated.fire(definition, item.row)
             else:
                 self._engine.dedicated.wake(definition, entity)
             return
-        if not isinstance(item, Delivery) and self._parked_until.get(entity, 0.0) > self._engine.monotonic():
+        if not isinstance(item, Delivery) and self._is_left_alone(entity):
+            if isinstance(item, Fire):
+                self._leave_alone(item)
             return  # its mail and reminders stay where they are
         waiting = self.loading.get(entity)
         if waiting is None:
@@ -81,6 +88,23 @@ class Arrivals:
                 item.reply(Status.NOT_OWNER, b"null", 0)  # nothing was accepted; the router tries again
                 return
             waiting.append(item)
+
+    def _is_left_alone(self, entity: EntityId) -> bool:
+        """Whether it is not to be loaded for what comes by itself."""
+        if self._engine.registry.find(entity.type) is not None:
+            return self._parked_until.get(entity, 0.0) > self._engine.monotonic()
+        if entity.type not in self._absent:
+            self._absent.add(entity.type)
+            log.warning(
+                "this host has no type %s (found: %s). Messages and reminders of its entities stay in the store until "
+                "their shard belongs to a host that has it",
+                entity.type,
+                entity,
+            )
+        return True
+
+    def _leave_alone(self, item: Fire) -> None:
+        self._engine.leave_alone(item.row, PARKED_RETRY_S)
 
     def offer(self, entity: EntityId, item: Item) -> None:
         """An internal event for an entity that is in memory or comes into it."""
@@ -99,6 +123,9 @@ class Arrivals:
     def arrived(self, loaded: Loaded) -> None:
         """The store's answer for an entity."""
         if loaded.runs and loaded.entity in self.loading and self._engine.suspects.holds_load(loaded):
+            for item in self.loading[loaded.entity]:
+                if isinstance(item, Fire):
+                    self._engine.wheel.set_aside(item.row)
             return  # it is loaded again once its runs may be replayed
         waiting = self.loading.pop(loaded.entity, None)
         shard = self._engine.shard_of(loaded.entity)
@@ -107,12 +134,8 @@ class Arrivals:
                 if isinstance(item, Delivery):
                     item.reply(Status.NOT_OWNER, b"null", 0)
             return
-        definition = self._engine.registry.find(loaded.entity.type)
-        if definition is None:
-            log.warning("%s: this host has no such type", loaded.entity)
-            return
         try:
-            activation = self._activation(definition, shard, loaded)
+            activation = self._activation(self._engine.registry.get(loaded.entity.type), shard, loaded)
         except EntityParked as problem:
             self._parked(loaded, problem, waiting)
             return
@@ -144,7 +167,8 @@ class Arrivals:
                 why=DamagedRow.code,
             )
         activation = Activation(self._engine, definition, shard, loaded)
-        self._parked_until.pop(loaded.entity, None)
+        if self._parked_until.pop(loaded.entity, None) is not None or loaded.is_noted:
+            self._engine.try_reminders_again(loaded.entity)
         if loaded.is_noted:
             self._engine.readers.note_parked(loaded.entity, "")
         return activation
@@ -188,10 +212,15 @@ class Arrivals:
         if self._parked_until.get(entity, 0.0) < self._engine.monotonic():
             log.error("%s", problem)
             self._engine.readers.note_parked(entity, problem.message)
+        self._parked_until.pop(entity, None)
+        while len(self._parked_until) >= PARKED_MAX:
+            del self._parked_until[next(iter(self._parked_until))]
         self._parked_until[entity] = self._engine.monotonic() + PARKED_RETRY_S
         body = encode_json(problem.body())
         accepted = {envelope.id for envelope in loaded.inbox}
         for item in waiting:
+            if isinstance(item, Fire):
+                self._leave_alone(item)
             if not isinstance(item, Delivery):
                 continue
             if item.is_one_way and item.envelope.id in accepted:
@@ -208,15 +237,19 @@ class Arrivals:
             if activation is not None and not self._engine.readers.was_consumed(activation, envelope.id):
                 activation.deliver(self._stored(envelope))
 
-    def wake(self, entities: Sequence[EntityId]) -> None:
-        """These entities have messages in the store."""
+    def wake(self, entities: Sequence[EntityId]) -> int:
+        """These entities have messages in the store. Returns how many of them are not left alone."""
+        woken = 0
         for entity in entities:
             if not self._engine.owns(entity):
                 continue
             if entity in self._engine.active:
                 self._engine.readers.fetch_mail(entity)
-            else:
+                woken += 1
+            elif not self._is_left_alone(entity):
                 self.activate(entity)
+                woken += 1
+        return woken
 
     def has_given_up(self, entity: EntityId, message_id: str) -> bool:
         """Whether the engine itself has failed on it too often."""

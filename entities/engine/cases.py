@@ -7,6 +7,7 @@ from ..ids import EntityId
 from ..messages import Kind
 from ..store.rows import ReminderKind
 from .deliveries import Begin, CheckConditions, Delivery, Fire, Item
+from .left import PARKED_RUN_RETRY_S
 from .quarantine import known_points
 from .subjects import Subject, subject_of
 
@@ -136,6 +137,8 @@ class EventCase(Case):
             self.engine.arrivals.hand_over(self.entity, self.item)
         else:
             self.engine.suspects.park(self.subjects[0], problem)
+            if isinstance(self.item, Fire):
+                self.engine.leave_alone(self.item.row, PARKED_RUN_RETRY_S)
 
     def is_gone(self) -> bool:
         if isinstance(self.item, CheckConditions | Begin):

@@ -242,6 +242,7 @@ class Engine:
             "mailbox": sum(len(a.mailbox) for a in self.active.values()),
             "activities": self.attempts.running,
             "reminders_loaded": len(self.wheel),
+            "reminders_left_alone": self.wheel.left_alone,
             "waiters": len(self.results),
         }
 
@@ -542,8 +543,20 @@ class Engine:
         if self._outlets.reminders_lost is not None:
             self._outlets.reminders_lost(entity)
             return
-        self.wheel.forget(lambda other: other == entity)
-        self.readers.read_window_soon()
+        self.wheel.forget_entity(entity)
+        self.readers.window.read_again(entity)
+
+    def try_reminders_again(self, entity: EntityId) -> None:
+        """What came due while this entity could not be loaded can be taken now."""
+        if self._outlets.reminders_lost is not None:
+            self._outlets.reminders_lost(entity)
+            return
+        self.wheel.take_up(entity)
+        self.readers.window.read_again(entity)
+
+    def leave_alone(self, row: ReminderRow, retry_s: float) -> None:
+        """Nobody here can take this occurrence: it stays in the store, and is tried again after that time."""
+        self.wheel.leave_alone(row, self.now_us() + round(retry_s * 1e6))
 
     def written_elsewhere(self, write: EntityWrite) -> None:
         """A dedicated actor's turns are durable: their reminders and messages are this engine's to see to."""

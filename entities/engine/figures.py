@@ -82,6 +82,7 @@ class Figures:
             (metrics.ACTIVITIES, "activities"),
             (metrics.LOADING, "loading"),
             (metrics.REMINDERS, "reminders_loaded"),
+            (metrics.LEFT_ALONE, "reminders_left_alone"),
             (metrics.WAITERS, "waiters"),
             (metrics.SHARDS, "shards"),
         ):

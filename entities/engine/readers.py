@@ -4,14 +4,14 @@ Each reader is one task that serves whatever has been asked for since its last q
 cost a handful of queries. If the store is not available they try again with back-off; what they serve waits.
 
 A wake-up may get lost (its host died, the network dropped it), so shards with messages waiting are also looked for at a
-low frequency, and every gained shard is searched for work: messages, activities under way. Timers come from the wheel.
+low frequency, and every gained shard is searched for work: messages, activities under way. Both go on page by page, so
+entities whose messages nobody can take hide no others. What is due is read by `window`.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IdempotencyMismatch
@@ -20,6 +20,7 @@ from ..messages import Status, encode_json
 from ..store.port import StoreUnavailable
 from ..store.rows import HistoryRow
 from .deliveries import Delivery
+from .window import Window
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -29,6 +30,10 @@ log = logging.getLogger("perdure.engine")
 
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 LOOKUPS_MAX = 1_000
+NOTES_MAX = 10_000
+"""Notes about entities that cannot be loaded, waiting to be written."""
+POLL_PAGES_MAX = 10
+"""Pages that one poll for mail reads as long as nobody on them can be woken."""
 PRUNE_MAX = 10_000
 """History rows deleted by one statement."""
 
@@ -52,7 +57,9 @@ class Readers:
         self._lookup_wanted = asyncio.Event()
         self._park_wanted = asyncio.Event()
         self._gained_wanted = asyncio.Event()
-        self._window_wanted = asyncio.Event()
+        self.window = Window(engine)
+        self._polled: EntityId | None = None
+        """Entities up to here have been looked at by the poll; None: it begins."""
         self._mail_queries = 0
         self._consumed: dict[EntityId, set[str]] = {}
 
@@ -69,7 +76,7 @@ class Readers:
             ("rehydrate", self._serve_gained),
             ("poll", self._serve_poll),
             ("timers", self._serve_timers),
-            ("window", self._serve_window),
+            ("window", self.window.serve),
             ("prune", self._serve_prune),
         ]
         if self._engine.only is None:
@@ -116,9 +123,10 @@ class Readers:
         self._lookup_wanted.set()
 
     def note_parked(self, entity: EntityId, reason: str) -> None:
-        """Write down for people why an entity cannot be loaded."""
-        self._parked.append((entity, reason))
-        self._park_wanted.set()
+        """Write down for people why an entity cannot be loaded; too many at once are noted when they are tried next."""
+        if not reason or len(self._parked) < NOTES_MAX:
+            self._parked.append((entity, reason))
+            self._park_wanted.set()
 
     def look_up_parked(self, delivery: Delivery, refusal: bytes) -> None:
         """Answer a repeat to an entity that cannot be loaded: with its outcome if it has one, else refuse it."""
@@ -129,16 +137,11 @@ class Readers:
         """Search these shards for work."""
         self._gained |= shards
         self._gained_wanted.set()
-        self.read_window_soon()
+        self.window.begin_again()
 
     def lost(self, shards: set[int]) -> None:
         """Do not search these shards any more."""
         self._gained -= shards
-
-    def read_window_soon(self) -> None:
-        """Read what is due again."""
-        self._engine.wheel.horizon_us = 0
-        self._window_wanted.set()
 
     # --- mail that was consumed while it was being read ---
 
@@ -262,8 +265,14 @@ class Readers:
         engine = self._engine
         shards, self._gained = self._gained, set()
         try:
-            await self._poll_mail(shards)
             after: EntityId | None = None
+            while True:
+                page, woken = await self._poll_mail(shards, after)
+                if len(page) < self._mail_page:
+                    break
+                after = page[-1]
+                await asyncio.sleep(woken / engine.settings.rehydrate_per_s)
+            after = None
             while True:
                 owned = [s for s in shards if s in engine.epochs]
                 page = await engine.store.in_flight(owned, after=after, limit=engine.settings.load_max) if owned else []
@@ -279,48 +288,31 @@ class Readers:
             self._gained_wanted.set()
             raise
 
-    async def _poll_mail(self, shards: set[int]) -> None:
+    @property
+    def _mail_page(self) -> int:
+        return self._engine.settings.load_max * 4
+
+    async def _poll_mail(self, shards: Collection[int], after: EntityId | None) -> tuple[list[EntityId], int]:
+        """The next page of entities with messages waiting, and how many of them could be woken."""
         engine = self._engine
         owned = [s for s in shards if s in engine.epochs]
-        if owned:
-            engine.wake(await engine.store.with_mail(owned, limit=engine.settings.load_max * 4))
+        page = await engine.store.with_mail(owned, limit=self._mail_page, after=after) if owned else []
+        return page, engine.arrivals.wake(page)
 
     async def _serve_poll(self) -> None:
+        """Go on where the last poll ended, past those that nobody can wake, and begin again at the end."""
         await asyncio.sleep(self._engine.settings.mail_poll_s)
-        await self._poll_mail(set(self._engine.epochs))
+        for _ in range(POLL_PAGES_MAX):
+            page, woken = await self._poll_mail(set(self._engine.epochs), self._polled)
+            is_end = len(page) < self._mail_page
+            self._polled = None if is_end else page[-1]
+            if is_end or woken:
+                return
 
     async def _serve_timers(self) -> None:
         wait_s = self._engine.fire_due()
         self._timer_nudge = asyncio.get_running_loop().create_future()
         await asyncio.wait([self._timer_nudge], timeout=min(wait_s, 0.25))
-
-    async def _serve_window(self) -> None:
-        """Read the next window of what is due before the present one is used up."""
-        engine = self._engine
-        self._window_wanted.clear()
-        if engine.epochs:
-            now_us = engine.now_us()
-            until_us = now_us + round(engine.settings.timer_window_s * 1e6)
-            limit = engine.settings.timer_batch * 2
-            shards = list(engine.epochs)
-            engine.wheel.begin_read(until_us)
-            sent = engine.monotonic()
-            database_us, rows = await engine.store.due(shards, until_us=until_us, limit=limit)
-            engine.clock.observe(database_us, sent=sent, received=engine.monotonic())
-            horizon_us = rows[-1].due_us if len(rows) >= limit else until_us
-            engine.wheel.loaded([row for row in rows if engine.owns(row.entity)], horizon_us)
-            self.nudge_timers()
-            if len(rows) >= limit:
-                # More than fits: go on when most of these are done.
-                while (  # noqa: ASYNC110 - the wheel is pure and tells nobody
-                    len(engine.wheel) + engine.wheel.handed_out > limit // 2 and not self._window_wanted.is_set()
-                ):
-                    await asyncio.sleep(0.005)
-                return
-        with suppress(TimeoutError):
-            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the event.
-            async with asyncio.timeout(engine.settings.timer_window_s / 2):
-                await self._window_wanted.wait()
 
     def nudge_timers(self) -> None:
         """Something may be due sooner than the timer service thinks."""

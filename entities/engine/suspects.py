@@ -143,6 +143,7 @@ class Suspects:
             if (entity, item.row) in self._fires:
                 return True  # handed out a second time
             self._fires.add((entity, item.row))
+            self._engine.wheel.set_aside(item.row)
         self._hold(EventCase(self._engine, entity, item))
         return True
 

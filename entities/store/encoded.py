@@ -22,15 +22,13 @@ from ..messages import Envelope, encode_json
 from .encoded_archive import EncodedArchive
 from .encoded_survey import EncodedSurvey
 from .passing import InnerStore, PassingStore
-from .rows import Batch, HistoryRow, JournalRow, Loaded, ReminderRow, RunRow, Suspicion
+from .rows import Batch, DuePosition, HistoryRow, JournalRow, Loaded, ReminderRow, RunRow, Suspicion
 from .sealing import Sealer
 
 log = logging.getLogger("perdure.store")
 
 NOTED_MAX = 10_000
 """Entities whose unreadable rows have been reported are remembered up to this number, then reported again."""
-UNREADABLE_DUE_MAX = 20_000
-"""Due reminders that cannot be read are skipped up to this number; beyond it they hold up those that are due later."""
 
 T = TypeVar("T")
 
@@ -101,15 +99,22 @@ class EncodedStore(PassingStore):
             )
             return row._replace(fingerprint=b"", args=b"null", ok=False, outcome=encode_json(error.body()))
 
-    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
-        skipped = 0
-        while True:
-            wanted = limit + skipped
-            time_us, rows = await self.inner.due(shards, until_us=until_us, limit=wanted)
-            readable = [opened for row in rows if (opened := await self._reminder(row)) is not None]
-            if len(readable) >= limit or len(rows) < wanted or skipped >= UNREADABLE_DUE_MAX:
+    async def due(
+        self, shards: Collection[int], *, until_us: int, limit: int, after: DuePosition | None = None
+    ) -> tuple[int, list[ReminderRow]]:
+        readable: list[ReminderRow] = []
+        while True:  # page by page past those that cannot be read, however many they are
+            time_us, rows = await self.inner.due(shards, until_us=until_us, limit=limit, after=after)
+            readable += await self._reminders(rows)
+            if len(readable) >= limit or len(rows) < limit:
                 return time_us, readable[:limit]
-            skipped = max(2 * skipped, len(rows) - len(readable))
+            after = DuePosition.of(rows[-1])
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        return await self._reminders(await self.inner.due_of(entities, until_us=until_us, limit=limit))
+
+    async def _reminders(self, rows: Sequence[ReminderRow]) -> list[ReminderRow]:
+        return [opened for row in rows if (opened := await self._reminder(row)) is not None]
 
     async def _reminder(self, row: ReminderRow) -> ReminderRow | None:
         try:

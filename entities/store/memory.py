@@ -5,7 +5,7 @@ latency are the business of wrappers, not of this module. tests/store holds it t
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from zlib import crc32
@@ -24,6 +24,7 @@ from .rows import (
     AttemptRow,
     Batch,
     DeadLetter,
+    DuePosition,
     EntityWrite,
     HistoryRow,
     JournalRow,
@@ -284,8 +285,9 @@ class MemoryStore(MemoryDirectory):
             for envelope in _first(self._entities.get(entity, _NOTHING).inbox, per_entity_max)
         ]
 
-    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
-        return [entity for entity, stored in self._of_shards(shards) if stored.inbox][:limit]
+    async def with_mail(self, shards: Collection[int], *, limit: int, after: EntityId | None = None) -> list[EntityId]:
+        waiting = [entity for entity, stored in self._of_shards(shards) if stored.inbox]
+        return [entity for entity in waiting if after is None or entity > after][:limit]
 
     async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
         found: dict[tuple[EntityId, str], HistoryRow] = {}
@@ -295,15 +297,14 @@ class MemoryStore(MemoryDirectory):
                 found[entity, message_id] = recorded[1]
         return found
 
-    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
-        due = [
-            reminder
-            for _, stored in self._of_shards(shards)
-            for reminder in stored.reminders.values()
-            if reminder.due_us <= until_us
-        ]
-        due.sort(key=lambda reminder: (reminder.due_us, reminder.entity, reminder.name))
-        return self._now_us(), due[:limit]
+    async def due(
+        self, shards: Collection[int], *, until_us: int, limit: int, after: DuePosition | None = None
+    ) -> tuple[int, list[ReminderRow]]:
+        due = _due((stored for _, stored in self._of_shards(shards)), until_us)
+        return self._now_us(), [row for row in due if after is None or DuePosition.of(row) > after][:limit]
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        return _due((self._entities.get(entity, _NOTHING) for entity in set(entities)), until_us)[:limit]
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
         busy = [
@@ -445,6 +446,11 @@ def _entry_sum(entity: EntityId, row: JournalRow) -> int:
 
 def _first(inbox: dict[tuple[int, str], Envelope], limit: int) -> list[Envelope]:
     return [envelope for _, envelope in islice(sorted(inbox.items()), limit)]
+
+
+def _due(stored: Iterable[StoredEntity], until_us: int) -> list[ReminderRow]:
+    due = (row for one in stored for row in one.reminders.values() if row.due_us <= until_us)
+    return sorted(due, key=DuePosition.of)
 
 
 def _prune_journals(stored: StoredEntity, before: int) -> None:

@@ -38,8 +38,8 @@ class PassingStore:
     async def settle(self, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
         return await self.inner.settle(incarnation, epochs)
 
-    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
-        return await self.inner.with_mail(shards, limit=limit)
+    async def with_mail(self, shards: Collection[int], *, limit: int, after: EntityId | None = None) -> list[EntityId]:
+        return await self.inner.with_mail(shards, limit=limit, after=after)
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:
         return await self.inner.in_flight(shards, after=after, limit=limit)

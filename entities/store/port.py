@@ -23,7 +23,18 @@ from typing import Protocol
 from ..errors import PerdureError
 from ..ids import EntityId
 from ..messages import Envelope
-from .rows import Batch, HistoryRow, HostRow, JournalRow, Loaded, ReminderRow, RunRow, ShardOwner, Suspicion
+from .rows import (
+    Batch,
+    DuePosition,
+    HistoryRow,
+    HostRow,
+    JournalRow,
+    Loaded,
+    ReminderRow,
+    RunRow,
+    ShardOwner,
+    Suspicion,
+)
 
 
 class StoreUnavailable(PerdureError):
@@ -118,19 +129,26 @@ class EntityStore(Protocol):
         """Messages waiting for these entities, ordered by (entity, position, id)."""
         ...
 
-    async def with_mail(self, shards: Collection[int], *, limit: int) -> list[EntityId]:
-        """Entities of these shards that have messages waiting; at most `limit`."""
+    async def with_mail(self, shards: Collection[int], *, limit: int, after: EntityId | None = None) -> list[EntityId]:
+        """Entities of these shards that have messages waiting, ordered by address, those after `after`."""
         ...
 
     async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
         """Recorded outcomes of these (entity, message id) pairs; unknown ones are absent."""
         ...
 
-    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
-        """(database time µs, `limit` reminders of these shards due at or before `until_us`, earliest first).
+    async def due(
+        self, shards: Collection[int], *, until_us: int, limit: int, after: DuePosition | None = None
+    ) -> tuple[int, list[ReminderRow]]:
+        """(database time µs, reminders of these shards due at or before `until_us`, those after `after`).
 
-        Damaged ones are left out and stay as they are, with a note as by `park`.
+        In the order of `DuePosition`; less than `limit` are all. Damaged ones are left out and stay as they are, with a
+        note as by `park`.
         """
+        ...
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        """As `due`, of these entities."""
         ...
 
     async def in_flight(self, shards: Collection[int], *, after: EntityId | None, limit: int) -> list[EntityId]:

@@ -71,6 +71,25 @@ class ReminderRow(NamedTuple):
         return bool(self.every_us or self.cron)
 
 
+class DuePosition(NamedTuple):
+    """A place in the order of what is due: by time, then by address and name."""
+
+    due_us: int
+    type: str = ""
+    key: str = ""
+    name: str = ""
+
+    @classmethod
+    def of(cls, row: ReminderRow) -> "DuePosition":
+        """Where this one is."""
+        return cls(row.due_us, *row.entity, row.name)
+
+    @classmethod
+    def behind(cls, until_us: int) -> "DuePosition":
+        """Behind all that is due at or before `until_us`."""
+        return cls(until_us + 1)
+
+
 class ReminderKey(NamedTuple):
     """One occurrence of a reminder, to be deleted by the turn that fires, cancels or replaces it."""
 

@@ -13,7 +13,7 @@ from ..ids import EntityId
 from ..messages import Envelope
 from ..store.memory import MemoryStore, wall_clock_us
 from ..store.port import HostFenced, NotStorable, StoreUnavailable, WriteConflict
-from ..store.rows import Batch, HistoryRow, Loaded, ReminderRow, RunRow
+from ..store.rows import Batch, DuePosition, HistoryRow, Loaded, ReminderRow, RunRow
 from .local import LocalCluster
 
 
@@ -57,7 +57,7 @@ class FaultyStore(MemoryStore):
         self.read_faults = 0
         """How many of the next reads fail."""
         self.read_pause_s = 0.0
-        """The answer of `due` is this old when it arrives."""
+        """The answers of `due` and `due_of` are this old when they arrive."""
         self.written: Callable[[Batch], Awaitable[None]] | None = None
         """Awaited after each commit that was written, before the host learns of it."""
         self.linger: Callable[[], Awaitable[None]] = _at_once
@@ -149,9 +149,18 @@ class FaultyStore(MemoryStore):
         self._fail_read()
         return await super().outcomes(keys)
 
-    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
+    async def due(
+        self, shards: Collection[int], *, until_us: int, limit: int, after: DuePosition | None = None
+    ) -> tuple[int, list[ReminderRow]]:
         self._fail_read()
-        answer = await super().due(shards, until_us=until_us, limit=limit)
+        answer = await super().due(shards, until_us=until_us, limit=limit, after=after)
+        if self.read_pause_s:
+            await asyncio.sleep(self.read_pause_s)
+        return answer
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        self._fail_read()
+        answer = await super().due_of(entities, until_us=until_us, limit=limit)
         if self.read_pause_s:
             await asyncio.sleep(self.read_pause_s)
         return answer

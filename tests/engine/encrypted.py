@@ -15,6 +15,7 @@ from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.rows import (
     Batch,
     DeadLetter,
+    DuePosition,
     HistoryRow,
     JournalRow,
     Loaded,
@@ -52,8 +53,13 @@ class EncodedMemory(MemoryStore):
     async def outcomes(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], HistoryRow]:
         return await self._encoded.outcomes(keys)
 
-    async def due(self, shards: Collection[int], *, until_us: int, limit: int) -> tuple[int, list[ReminderRow]]:
-        return await self._encoded.due(shards, until_us=until_us, limit=limit)
+    async def due(
+        self, shards: Collection[int], *, until_us: int, limit: int, after: DuePosition | None = None
+    ) -> tuple[int, list[ReminderRow]]:
+        return await self._encoded.due(shards, until_us=until_us, limit=limit, after=after)
+
+    async def due_of(self, entities: Collection[EntityId], *, until_us: int, limit: int) -> list[ReminderRow]:
+        return await self._encoded.due_of(entities, until_us=until_us, limit=limit)
 
     async def run(self, entity: EntityId, workflow: str) -> RunRow | None:
         return await self._encoded.run(entity, workflow)

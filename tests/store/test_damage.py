@@ -38,7 +38,7 @@ from perdure.entities.export import export_entity
 from perdure.entities.maintenance import dead_letters, replay_dead_letter
 from perdure.entities.messages import decode_error
 from perdure.entities.store.memory import MemoryStore, StoredEntity
-from perdure.entities.store.rows import DeadLetter, RunStatus
+from perdure.entities.store.rows import DeadLetter, DuePosition, RunStatus
 from perdure.entities.testing import LocalCluster
 from tests.engine.waiting import becomes, eventually
 
@@ -198,6 +198,9 @@ async def test_a_damaged_reminder_does_not_fire_and_does_not_hold_up_others(post
     assert [row.name for row in due] == ["second"], "the limit counts what can fire"
     _, due = await world.store.due(range(SHARDS), until_us=10**15, limit=10)
     assert {row.name for row in due} == {"second", "third"}
+    _, rest = await world.store.due(range(SHARDS), until_us=10**15, limit=10, after=DuePosition.of(due[0]))
+    assert rest == due[1:]
+    assert {row.name for row in await world.store.due_of([A], until_us=10**15, limit=10)} == {"second"}
     with psycopg.connect(world.dsn) as connection:
         [(reason,)] = connection.execute(f'select reason from "{world.namespace}".parked'.encode()).fetchall()
         [(left,)] = connection.execute(f'select count(*) from "{world.namespace}".reminders'.encode()).fetchall()

@@ -22,7 +22,16 @@ from perdure.entities.shard import shard_of
 from perdure.entities.store.encoded import EncodedStore
 from perdure.entities.store.encoded_archive import EncodedArchive, NoKeys
 from perdure.entities.store.memory import MemoryStore, StoredEntity
-from perdure.entities.store.rows import Batch, DeadLetter, EntityWrite, HistoryRow, HostRow, RunStatus, Suspicion
+from perdure.entities.store.rows import (
+    Batch,
+    DeadLetter,
+    DuePosition,
+    EntityWrite,
+    HistoryRow,
+    HostRow,
+    RunStatus,
+    Suspicion,
+)
 from perdure.entities.store.sealing import _WITHOUT_PAYLOAD, Sealer
 from perdure.entities.testing import LocalCluster
 
@@ -268,6 +277,10 @@ async def test_reminders_that_cannot_be_read_hold_up_no_others(memory: Memory) -
     assert [row.name for row in rows] == ["r0", "r1", "r2"]
     _, rows = await seen.due(range(SHARDS), until_us=1_000, limit=30)
     assert [row.name for row in rows] == ["r0", "r1", "r2", "r3", "r4"]
+    _, rest = await seen.due(range(SHARDS), until_us=1_000, limit=3, after=DuePosition.of(rows[2]))
+    assert rest == rows[3:]
+    assert await seen.due_of([A], until_us=1_000, limit=99) == []
+    assert await seen.due_of([A, B], until_us=1_000, limit=99) == rows
     assert memory.everything() == before, "they are all still there"
     assert "reminder 'lost-0'" in memory.store.parked[A]
     _, rows = await memory.seen(both()).due(range(SHARDS), until_us=1_000, limit=3)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from perdure.entities.ids import EntityId
 from perdure.entities.shard import shard_of
-from perdure.entities.store.rows import AttemptRow, RunStatus
+from perdure.entities.store.rows import AttemptRow, DuePosition, ReminderRow, RunStatus
 
 from .conftest import SHARDS, World, meaning
 from .rows import HOUR_US, A, B, C, entry, envelope, history, reminder, run
@@ -57,6 +57,15 @@ async def test_with_mail_names_each_entity_once(world: World) -> None:
     assert await world.store.with_mail([], limit=10) == []
 
 
+async def test_entities_with_mail_are_paged_by_address(world: World) -> None:
+    entities = sorted([EntityId("Order", key) for key in ("a", "b", "Z", "é", "z")] + [EntityId("Éclair", "a")])
+    await world.commit(world.write(A, outbox=[envelope(e, m, p) for e in entities for m, p in [("x", 1), ("y", 2)]]))
+    paged: list[EntityId] = []
+    while page := await world.store.with_mail(ALL, limit=2, after=paged[-1] if paged else None):
+        paged += page
+    assert paged == entities
+
+
 async def test_due_reminders_come_earliest_first(world: World) -> None:
     rows = [
         reminder(A, "b", 30),
@@ -76,6 +85,39 @@ async def test_due_reminders_come_earliest_first(world: World) -> None:
     far = reminder(A, "far", 253_402_300_799_999_999)  # the last microsecond of the year 9999
     await world.commit(world.write(A, 1, reminders_set=[far]))
     assert (await world.store.due(ALL, until_us=far.due_us, limit=9))[1][-1].due_us == far.due_us
+
+
+async def test_due_reminders_are_paged_past_what_was_read(world: World) -> None:
+    """Many are due in the same microsecond: none is left out between two pages, and none comes twice."""
+    rows = [
+        reminder(entity, name, due_us)
+        for entity in (A, B, C, EntityId("Éclair", "a"))
+        for name, due_us in [("é", 20), ("Z", 20), ("a", 20), ("early", -5), ("late", 30)]
+    ]
+    for entity in {row.entity for row in rows}:
+        await world.commit(world.write(entity, reminders_set=[row for row in rows if row.entity == entity]))
+    paged: list[ReminderRow] = []
+    while True:
+        after = DuePosition.of(paged[-1]) if paged else None
+        _, page = await world.store.due(ALL, until_us=25, limit=3, after=after)
+        paged += page
+        if len(page) < 3:
+            break
+    assert list(map(DuePosition.of, paged)) == sorted(DuePosition.of(row) for row in rows if row.due_us <= 25)
+    _, late = await world.store.due(ALL, until_us=30, limit=9, after=DuePosition.behind(25))
+    assert {row.name for row in late} == {"late"}
+
+
+async def test_what_is_due_of_some_entities(world: World) -> None:
+    for entity in (A, B, C):
+        await world.commit(
+            world.write(entity, reminders_set=[reminder(entity, "b", 10), reminder(entity, "a", 30)]),
+        )
+    due = await world.store.due_of([C, A, C], until_us=30, limit=9)
+    assert [(row.due_us, row.entity) for row in due] == [(due_us, one) for due_us in (10, 30) for one in sorted([A, C])]
+    assert await world.store.due_of([A, C], until_us=29, limit=1) == due[:1]
+    assert await world.store.due_of([EntityId("Order", "none")], until_us=30, limit=9) == []
+    assert await world.store.due_of([], until_us=30, limit=9) == []
 
 
 async def test_entities_with_activities_under_way_are_paged_by_address(world: World) -> None:

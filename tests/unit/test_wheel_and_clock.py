@@ -1,16 +1,20 @@
 """The timer wheel and the estimate of the database's clock."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.entities import EntityId
 from perdure.entities.engine.clock import DatabaseClock
+from perdure.entities.engine.left import LeftAlone
 from perdure.entities.engine.wheel import Wheel
 from perdure.entities.recurrence import following
 from perdure.entities.store.rows import ReminderKind, ReminderRow
 
 ORDER = EntityId("Order", "o-1")
 HORIZON = 1_000
+NOW = 5
 
 
 def row(name: str, due_us: int, *, generation: int = 1, entity: EntityId = ORDER, every_us: int = 0) -> ReminderRow:
@@ -19,7 +23,7 @@ def row(name: str, due_us: int, *, generation: int = 1, entity: EntityId = ORDER
 
 def read(wheel: Wheel, *rows: ReminderRow) -> None:
     wheel.begin_read(HORIZON)
-    wheel.loaded(rows, HORIZON)
+    wheel.loaded(rows, NOW, HORIZON)
 
 
 def names(rows: list[ReminderRow]) -> list[str]:
@@ -64,9 +68,92 @@ def test_a_lost_turn_makes_it_come_again() -> None:
     wheel.pop_due(10, 9)
     wheel.forget(lambda entity: entity == ORDER)
     assert wheel.handed_out == 0
-    assert wheel.horizon_us == 0
     read(wheel, one)
     assert wheel.pop_due(10, 9) == [one]
+
+
+def test_what_is_left_alone_is_not_handed_out_until_its_time_is_over() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    wheel.pop_due(10, 9)
+    wheel.leave_alone(one, NOW + 1)
+    assert (wheel.handed_out, wheel.left_alone) == (0, 1)
+    read(wheel, one, row("b", 10))
+    assert names(wheel.pop_due(10, 9)) == ["b"]
+    wheel.begin_read()
+    assert wheel.loaded([one], NOW + 1) == 1
+    assert names(wheel.pop_due(10, 9)) == ["a"]
+    assert wheel.left_alone == 0
+
+
+def test_what_is_left_alone_while_the_store_is_read_is_not_handed_out_by_its_answer() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    wheel.pop_due(10, 9)
+    wheel.begin_read()
+    wheel.leave_alone(one, NOW)
+    assert wheel.loaded([one], NOW) == 0
+
+
+def test_a_change_ends_that_it_is_left_alone() -> None:
+    wheel = Wheel()
+    one, other = row("a", 10), row("a", 10, entity=EntityId("Order", "o-2"))
+    changes: list[Callable[[], None]] = [
+        lambda: wheel.take_up(ORDER),
+        lambda: wheel.forget_entity(ORDER),
+        lambda: wheel.forget(lambda entity: entity == ORDER),
+        lambda: wheel.drop(ORDER, "a"),
+    ]
+    for again in changes:
+        read(wheel, one, other)
+        wheel.pop_due(10, 9)
+        wheel.leave_alone(one, 1_000)
+        wheel.leave_alone(other, 1_000)
+        again()
+        read(wheel, one, other)
+        assert wheel.pop_due(10, 9) == [one]
+        wheel.drop_stale(one)
+    wheel.leave_alone(one, 1_000)
+    read(wheel, repaired := one._replace(cron="0 0 1 1 * UTC"))
+    assert wheel.pop_due(10, 9) == [repaired]
+    wheel.leave_alone(one, 1_000)
+    wheel.put(one._replace(generation=2))
+    assert [due.generation for due in wheel.pop_due(10, 9)] == [2]
+
+
+def test_only_so_many_are_known_to_be_left_alone() -> None:
+    left = LeftAlone(2)
+    rows = [row(name, 10, entity=EntityId("Order", name)) for name in "abc"]
+    for one in rows:
+        left.add(one, 100)
+        left.add(one, 100)
+    assert len(left) == 2
+    assert [left.holds(one, 50) for one in rows] == [False, True, True]
+    assert not left.holds(rows[2], 100)
+
+
+def test_what_is_set_aside_is_not_read_again_and_leaves_its_room_to_others() -> None:
+    wheel = Wheel()
+    one = row("a", 10)
+    read(wheel, one)
+    wheel.pop_due(10, 9)
+    wheel.set_aside(one)
+    assert wheel.handed_out == 0
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == []
+    wheel.drop_stale(one)
+    read(wheel, one)
+    assert wheel.pop_due(10, 9) == [one]
+
+
+def test_a_second_look_does_not_move_the_horizon() -> None:
+    wheel = Wheel()
+    read(wheel)
+    wheel.begin_read()
+    wheel.loaded([row("a", 10)], NOW)
+    assert wheel.horizon_us == HORIZON
 
 
 def test_replacing_withdraws_the_earlier_time() -> None:
@@ -106,7 +193,7 @@ def test_what_is_set_while_the_store_is_read_is_not_lost() -> None:
     wheel = Wheel()
     wheel.begin_read(HORIZON)
     wheel.put(row("new", 50))
-    wheel.loaded([], HORIZON)
+    wheel.loaded([], NOW, HORIZON)
     assert names(wheel.pop_due(50, 9)) == ["new"]
 
 
@@ -119,7 +206,7 @@ def test_what_is_changed_while_the_store_is_read_wins_over_the_answer() -> None:
     wheel.put(row("replaced", 700, generation=2))
     wheel.drop(ORDER, "cancelled")
     wheel.drop_stale(fired)
-    wheel.loaded([row("replaced", 10), row("cancelled", 10), row("fired", 10)], HORIZON)
+    wheel.loaded([row("replaced", 10), row("cancelled", 10), row("fired", 10)], NOW, HORIZON)
     assert wheel.pop_due(699, 9) == []
     assert [(one.name, one.generation) for one in wheel.pop_due(700, 9)] == [("replaced", 2)]
 

@@ -239,6 +239,8 @@ class HandlerTurns(Rebuild):
         self._hold_back(delivery)
         if delivery.fired is None:
             self.engine.persist(self, delivery)
+        else:
+            self.engine.wheel.set_aside(delivery.fired)
         self.engine.call_later(method.retry.delay_s(delivery.attempts), lambda: self._unblock(sender))
 
     def _refuse_stored(self, delivery: Delivery, error: PerdureError) -> None:

@@ -61,6 +61,8 @@ class Held(Record):
             return False
         sender = delivery.envelope.sender
         self._hold_back(delivery)
+        if delivery.fired is not None:
+            self.engine.wheel.set_aside(delivery.fired)
         self.engine.call_later(wait_s, lambda: self._unblock(sender))
         return True
 

@@ -38,6 +38,7 @@ from ..deliveries import (
     workflow_error,
 )
 from ..journal import Entry, Event, EventKind, OperationKind, ReplayMismatch, encode_entry
+from ..left import PARKED_RUN_RETRY_S
 from ..limits import check_journal, journal_note, next_run_id
 from ..loop import SpinningWorkflow
 from ..rings import waiters
@@ -347,7 +348,8 @@ class Resumes(Waits):
         run = self._waiting_run(address)
         stored = self.rows.get(address.workflow)
         if stored is not None and stored.run_id == address.run_id and stored.status is RunStatus.PARKED:
-            return  # it stays in the store, for when the run goes on
+            self.engine.leave_alone(row, PARKED_RUN_RETRY_S)  # read again once the run goes on
+            return
         if run is None:
             self._enter(None)
         write = self._turn()
