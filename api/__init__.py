@@ -7,6 +7,7 @@ from .authorise import Authoriser, principal_of
 from .connection import lifespan
 from .console.beside import Console
 from .gateway import create_app
+from .gateway_client import GatewayClient
 from .health import health_router
 from .jwt_settings import JwtSettings
 from .principal import Asked, Grant, Principal, Right
@@ -14,6 +15,7 @@ from .problems import Refused, install
 from .routes import entity_router, gateway_router
 from .serve import serve
 from .settings import Settings
+from .sync_client import SyncClient
 
 __all__ = [
     "ApiClient",
@@ -21,6 +23,7 @@ __all__ = [
     "Authenticator",
     "Authoriser",
     "Console",
+    "GatewayClient",
     "Grant",
     "Guard",
     "JwtSettings",
@@ -28,6 +31,7 @@ __all__ = [
     "Refused",
     "Right",
     "Settings",
+    "SyncClient",
     "activity_router",
     "create_app",
     "entity_router",
