@@ -16,6 +16,8 @@ from .routes import entity_router, gateway_router
 from .serve import serve
 from .settings import Settings
 from .sync_client import SyncClient
+from .webhook_signatures import GithubSignature, StandardWebhookSignature, StripeSignature, WebhookScheme
+from .webhooks import WebhookEvent, webhook, webhook_router
 
 __all__ = [
     "ApiClient",
@@ -24,6 +26,7 @@ __all__ = [
     "Authoriser",
     "Console",
     "GatewayClient",
+    "GithubSignature",
     "Grant",
     "Guard",
     "JwtSettings",
@@ -31,7 +34,11 @@ __all__ = [
     "Refused",
     "Right",
     "Settings",
+    "StandardWebhookSignature",
+    "StripeSignature",
     "SyncClient",
+    "WebhookEvent",
+    "WebhookScheme",
     "activity_router",
     "create_app",
     "entity_router",
@@ -41,4 +48,6 @@ __all__ = [
     "lifespan",
     "principal_of",
     "serve",
+    "webhook",
+    "webhook_router",
 ]
