@@ -7,6 +7,7 @@ from .authorise import Authoriser, principal_of
 from .connection import lifespan
 from .console.beside import Console
 from .gateway import create_app
+from .gateway_client import GatewayClient
 from .health import health_router
 from .jwt_settings import JwtSettings
 from .principal import Asked, Grant, Principal, Right
@@ -14,6 +15,9 @@ from .problems import Refused, install
 from .routes import entity_router, gateway_router
 from .serve import serve
 from .settings import Settings
+from .sync_client import SyncClient
+from .webhook_signatures import GithubSignature, StandardWebhookSignature, StripeSignature, WebhookScheme
+from .webhooks import WebhookEvent, webhook, webhook_router
 
 __all__ = [
     "ApiClient",
@@ -21,6 +25,8 @@ __all__ = [
     "Authenticator",
     "Authoriser",
     "Console",
+    "GatewayClient",
+    "GithubSignature",
     "Grant",
     "Guard",
     "JwtSettings",
@@ -28,6 +34,11 @@ __all__ = [
     "Refused",
     "Right",
     "Settings",
+    "StandardWebhookSignature",
+    "StripeSignature",
+    "SyncClient",
+    "WebhookEvent",
+    "WebhookScheme",
     "activity_router",
     "create_app",
     "entity_router",
@@ -37,4 +48,6 @@ __all__ = [
     "lifespan",
     "principal_of",
     "serve",
+    "webhook",
+    "webhook_router",
 ]

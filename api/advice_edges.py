@@ -57,6 +57,11 @@ GATEWAY: dict[str, Refusal] = {
     "bad_cursor": Refusal(400, "Begin again without `after`, and pass `next` on unchanged."),
     "precondition_unsupported": Refusal(400, "Leave the header away; edits take `expected_version`."),
     "bad_preference": Refusal(400, "The message says which preferences apply here."),
+    "bad_signature": Refusal(
+        401, "Compare the secret here with the provider's; check that nothing on the way changes the body."
+    ),
+    "stale_signature": Refusal(401, "Set this machine's clock (NTP); otherwise leave it refused."),
+    "bad_webhook": Refusal(400, "Name the header that holds the event's id, or take `id_from_body`."),
     "unauthorized": Refusal(401, "Send a valid key or token ([security](security.md))."),
     "forbidden": Refusal(403, "Ask for a grant. The same answer is given whether there is such a thing or not."),
     "forbidden_host": Refusal(403, "Configure credentials ([security](security.md)), or ask from the same machine."),

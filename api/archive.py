@@ -24,12 +24,14 @@ from .archive_openapi import (
     DIFF,
     EDIT,
     ENTITY,
+    EVENTS,
     FIND,
     HISTORY,
     LETTERS,
     NOW,
     STATE,
     described,
+    streaming,
 )
 from .authorise import operator_of, permit
 from .cursors import unwrap, wrap
@@ -40,6 +42,7 @@ from .principal import WHOLE, Principal, Right
 from .requests import read_flag, read_idempotency_key, read_json
 from .routes import EntityRoute, path_key
 from .settings import Settings
+from .streams import Streams
 
 _RESERVED = ("limit", "after")
 
@@ -83,6 +86,7 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
         (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", finding),
         (below + "now", "GET", views.now, "What is going on at an entity", described(NOW)),
         (below + "history", "GET", views.history, "What happened to an entity", described(HISTORY)),
+        (below + "events", "GET", views.events, "An entity's changes, as they come", streaming(EVENTS)),
         (below + "state", "GET", views.state, "The state at a version", described(STATE)),
         (below + "diff", "GET", views.diff, "What changed between two versions", described(DIFF)),
         (below + "export", "GET", views.export, "Everything that is retained of an entity", described(ENTITY)),
@@ -104,6 +108,7 @@ class _Views:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._settings = settings
+        self._streams = Streams(settings)
 
     def _entity(self, request: Request) -> tuple[EntityDefinition, EntityId]:
         definition = find_type(self._registry, request.path_params["type"])
@@ -151,6 +156,10 @@ class _Views:
             kinds=request.query_params.getlist("kind"),
             newest_first=read_flag(request, "newest_first"),
         )
+
+    async def events(self, request: Request, who: Principal) -> Any:
+        _, entity = self._entity(request)
+        return await self._streams.begin(request, entity)
 
     async def state(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)

@@ -60,6 +60,16 @@ def described(parameters: list[dict[str, Any]], body: type[msgspec.Struct] | Non
     return {"openapi_extra": extra, "responses": {"default": PROBLEM}}
 
 
+def streaming(parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same, of a route whose answer is a stream of events."""
+    told = described(parameters)
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    told["responses"] = {200: {"description": "Events named `change`, without end.", "content": content}} | told[
+        "responses"
+    ]
+    return told
+
+
 ENTITY = [TYPE, KEY]
 FIND = [
     TYPE,
@@ -80,6 +90,16 @@ HISTORY = [
     LIMIT,
     asked("kind", "array", "Only events of these kinds.", items={"type": "string", "enum": list(What)}),
     asked("newest_first", "boolean", "Backwards."),
+]
+EVENTS = [
+    *ENTITY,
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "Go on after this event: its id is the entity's version.",
+        "schema": {"type": "string", "pattern": r"^[0-9]{1,18}$"},
+    },
+    whole("after", "The same, for the first request of a browser, which cannot set headers."),
 ]
 NOW = [*ENTITY, asked("limit", "integer", "How many rows of each kind at most.", minimum=1, maximum=ROWS_MAX)]
 STATE = [*ENTITY, whole("version", "Which one; none: the present one.")]

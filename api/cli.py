@@ -55,6 +55,10 @@ RayAddress = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and more of what happens.")]
 
 
+_SELF = "from perdure.api.cli import main; main()"
+"""This command, in another process."""
+
+
 @app.command()
 def dev(
     module: Annotated[str, typer.Argument(help="Module with entity classes, and perhaps `app`: package.module[:app]")],
@@ -68,12 +72,18 @@ def dev(
     insecure_bind: Annotated[
         bool, typer.Option("--insecure-bind", help="Let others reach a gateway without API keys.")
     ] = False,
+    reload: Annotated[bool, typer.Option("--reload", help="Start again when Python files here change.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run everything here: Postgres, Ray, hosts and the gateway. Ctrl-C stops it, the state stays.
 
     Example: perdure dev examples.food_delivery.app
     """
+    if reload:
+        from .reload import run as run_again  # noqa: PLC0415 - nobody else needs it
+
+        command = [sys.executable, "-c", _SELF, *(word for word in sys.argv[1:] if word != "--reload")]
+        raise typer.Exit(run_again(command, Path.cwd(), _say))
 
     def work() -> None:
         # Ray reads it when it is imported: a paragraph for every host that ends, in order or not

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 
-from ..entities.client import Caller
+from ..entities.client import Caller, set_default
 from ..entities.definition import Registry
 from ..entities.entity import Entity
 from ..entities.errors import StartRefused
@@ -17,6 +17,8 @@ from .exchange import STATE
 from .health import PROBE, Probe
 from .settings import Settings
 
+Connect = Callable[[], AbstractAsyncContextManager[Caller]]
+"""Opens a client, for the time of its context."""
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
@@ -28,11 +30,14 @@ def lifespan(
     ray_address: str | None = None,
     settings: Settings | None = None,
     inner: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None,
+    connect: Connect | None = None,
 ) -> Lifespan:
     """A lifespan for FastAPI: connects at the start, disconnects at the end.
 
     Meanwhile `Order.ref(key)` works in every route, and `request.state.perdure` is the client. `inner` is a lifespan of
-    your own: it runs inside, so it may use refs; its state is kept. The hosts that run the entities are not started
+    your own: it runs inside, so it may use refs; its state is kept. `connect` opens the client in place of the
+    cluster's: `lambda: LocalCluster([Order])` in a test, `lambda: GatewayClient(url)` for an application that reaches
+    the entities through a gateway and knows no database. The hosts that run the entities are not started
     here: `perdure dev` or a deployment of hosts does that.
 
     Raises DefinitionError now, and StartRefused when the application starts without a database or a usable one.
@@ -43,8 +48,10 @@ def lifespan(
     async def run(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
         chosen = settings or Settings()  # now: `perdure dev` knows its database only when it has started one
         async with AsyncExitStack() as stack:
-            link = await stack.enter_async_context(
-                connection(
+            opening = (
+                _opened(connect)
+                if connect is not None
+                else connection(
                     dsn or chosen.dsn.get_secret_value(),
                     namespace or chosen.namespace,
                     ray_address=ray_address or chosen.ray_address or None,
@@ -52,6 +59,7 @@ def lifespan(
                     is_pooled=chosen.pooled,
                 )
             )
+            link = await stack.enter_async_context(opening)
             state = dict(await stack.enter_async_context(inner(app)) or {}) if inner is not None else {}
             yield state | {STATE: link.client, PROBE: link.probe}
 
@@ -63,7 +71,19 @@ class Link(NamedTuple):
     """A client, and what tells whether it could serve."""
 
     client: Caller
-    probe: Probe
+    probe: Probe | None
+    """None: the client is not one of ours."""
+
+
+@asynccontextmanager
+async def _opened(connect: Connect) -> AsyncGenerator[Link]:
+    """The client that `connect` opens, as the process's ambient one."""
+    async with connect() as client:
+        set_default(client)
+        try:
+            yield Link(client, None)
+        finally:
+            set_default(None)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """A ready gateway: every entity class over HTTP, with OpenAPI, problems, health and access control."""
 
 import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -14,7 +14,7 @@ from .access import OPEN_PATHS, Authenticator, Guard
 from .activities import activity_router
 from .archive import archive_routes
 from .authorise import Authoriser
-from .connection import lifespan
+from .connection import Connect, lifespan
 from .console.pages import PATHS as CONSOLE_PATHS
 from .console.pages import ApiBelow, console_routes
 from .explain import error_page, errors_html
@@ -44,12 +44,16 @@ def create_app(
     authenticator: Authenticator | None = None,
     authoriser: Authoriser | None = None,
     console: bool | None = None,
+    open_paths: Collection[str] = (),
+    connect: Connect | None = None,
 ) -> FastAPI:
     """A FastAPI application that serves these classes below `/entities`, except for their private members.
 
     Without credentials (`PERDURE_API_KEYS`, `PERDURE_CLIENTS`, `PERDURE_JWT`, an authenticator) it answers loopback
     callers only, however it is served. authenticator: who sent a request, if you know; authoriser: whether it may do
     what it asks (both: docs/security.md). console: whether the pages are served at `/console/` (default: the setting).
+    open_paths: of routes that you add and that check themselves who calls (webhooks): no credential is asked there.
+    inner, connect: see `lifespan`.
     """
     chosen = settings or Settings()
     if namespace is not None:
@@ -59,7 +63,7 @@ def create_app(
         title=title,
         version=_version(),
         description=_DESCRIPTION,
-        lifespan=lifespan(registry, dsn=dsn, namespace=namespace, settings=chosen, inner=inner),
+        lifespan=lifespan(registry, dsn=dsn, namespace=namespace, settings=chosen, inner=inner, connect=connect),
         docs_url="/docs" if chosen.docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if chosen.docs else None,
@@ -83,10 +87,10 @@ def create_app(
         settings=chosen,
         authenticator=authenticator,
         authoriser=authoriser,
-        open_paths=OPEN_PATHS | CONSOLE_PATHS if with_console else OPEN_PATHS,
+        open_paths=OPEN_PATHS.union(open_paths, CONSOLE_PATHS if with_console else ()),
     )
     if chosen.has_credentials or authenticator is not None:
-        declare_security(app, open_paths=OPEN_PATHS)
+        declare_security(app, open_paths=OPEN_PATHS.union(open_paths))
     app.add_middleware(Limits, settings=chosen)  # the outermost of those that refuse: it is the cheapest
     app.add_middleware(Metered, meter=meter)  # counts those that are refused, too
     if with_console:

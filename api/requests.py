@@ -24,7 +24,7 @@ _CLOSE = {"Connection": "close"}
 
 async def read_json(request: Request, settings: Settings, *, default: bytes | None = None) -> bytes:
     """The body as checked JSON text; `default` for an empty body. Raises Refused."""
-    body = await _read(request, settings)
+    body = await read_body(request, settings)
     if not body and default is not None:
         return default
     content_type = request.headers.get("content-type", "")
@@ -41,7 +41,8 @@ async def read_json(request: Request, settings: Settings, *, default: bytes | No
     return body
 
 
-async def _read(request: Request, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The body, of whatever kind, within the limits of size and time. Raises Refused."""
     headers = request.headers
     encoding = headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":

@@ -18,6 +18,7 @@ from .console.beside import Console
 from .limits import HEADER_BYTES_MAX, Limits
 from .protocol import BoundedHeadProtocol
 from .settings import Settings
+from .streams import ENDING
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +89,16 @@ class _Server(uvicorn.Server):
 
 
 class _Startup:
-    """Remembers why the application's own start-up failed; uvicorn would only log it."""
+    """Remembers why the application's own start-up failed (uvicorn would only log it), and tells streams of the end."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.error: BaseException | None = None
+        self.ending = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
+            scope.setdefault("perdure", {})[ENDING] = self.ending
             await self.app(scope, receive, send)
             return
 
@@ -146,6 +149,7 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
             raise startup.error or StartRefused("the application did not start")
         yield _url(settings.host, listener)
     finally:
+        startup.ending.set()
         server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)

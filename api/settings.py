@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """Longer waits are shortened to this."""
     requests_max: int = Field(default=10_000, ge=1)
     """Requests that one gateway process answers at a time, those that wait for a result included; more get 429."""
+    streams_max: int = Field(default=500, ge=0)
+    """Streams of events that one gateway process keeps open at a time; more get 429. Each reads a row a second."""
     show_errors: bool = False
     """Whether callers see the text of unexpected exceptions of user code (their class they always see)."""
     docs: bool = True

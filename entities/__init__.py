@@ -96,6 +96,7 @@ from .staged import stage
 from .timetravel import diff, fork, state_at
 from .transactional import TransactionalStep, transactional
 from .transactions import Transaction, atomic, run_transaction, transaction
+from .watching import EntityChange, watch
 
 __all__ = [
     "ActivityFailed",
@@ -119,6 +120,7 @@ __all__ = [
     "DurableAwaitInHandler",
     "EncryptionCodec",
     "Entity",
+    "EntityChange",
     "EntityExists",
     "EntityId",
     "EntityParked",
@@ -233,5 +235,6 @@ __all__ = [
     "transactional",
     "upgrade",
     "uuid4",
+    "watch",
     "workflow",
 ]

@@ -90,6 +90,7 @@ REQUESTS: list[tuple[str, str, Right]] = [
     *(("POST", f"/entities/Order/o/{query}", Right.READ) for query in ("state", "find", "like", "wait_for")),
     ("GET", "/entities/Order/o/run/result", Right.READ),
     ("GET", "/entities/Order/o/-/history", Right.READ),
+    ("GET", "/entities/Order/o/-/events", Right.READ),
     ("GET", "/entities/Order/o/-/state", Right.READ),
     ("GET", "/entities/Order/o/-/diff?from=1&to=2", Right.READ),
     ("GET", "/entities/Order/o/-/export", Right.READ),

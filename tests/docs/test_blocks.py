@@ -16,6 +16,7 @@ from .blocks import PAGES, ROOT, python_blocks, split_awaits
 HERE = "tests/docs/test_blocks.py"
 DOCUMENTATION = "tests/docs/test_documentation.py"
 GUIDE = "tests/docs/test_guide.py"
+CLIENTS = "tests/docs/test_guide_on_clients.py"
 CHANGES = "tests/docs/test_guide_on_changes.py"
 
 
@@ -71,6 +72,10 @@ INVENTORY: dict[str, list[Run | NotRun]] = {
         LINES,  # search
         LINES,  # history
         LINES,  # edits, dead letters
+        Run(f"{CLIENTS}::test_the_fastapi_application_of_the_guide"),
+        Run(f"{CLIENTS}::test_the_script_of_the_guide"),
+        Run(f"{CLIENTS}::test_the_webhook_of_the_guide"),
+        Run(f"{CLIENTS}::test_the_watched_parcel_of_the_guide"),
         LINES,  # a test
     ],
     "docs/console.md": [Run(f"{HERE}::test_applications_are_made")],

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CASES = Path(__file__).resolve().parent / "cases"
 Found = dict[tuple[str, int], set[str]]
 
-pytestmark = pytest.mark.typing
+pytestmark = [pytest.mark.typing, pytest.mark.timeout(300)]  # mypy reads FastAPI and Ray from their sources
 
 
 def expected(tool: str) -> Found:

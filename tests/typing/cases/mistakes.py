@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from perdure.api import SyncClient
 from perdure.entities import Entity, Mailbox, RetryPolicy, activity, handler, query, remind, workflow
 
 
@@ -71,3 +72,14 @@ async def use() -> None:
 
 async def begins_anew(order: Order) -> None:
     await order.run.continue_as_new("5")  # mypy: arg-type  # pyright: reportArgumentType
+
+
+def use_without_a_loop(client: SyncClient) -> None:
+    order = Order.ref("o-1")
+    client.call(order.add, "5")  # mypy: arg-type  # pyright: reportArgumentType
+    client.call(order.add)  # mypy: call-arg  # pyright: reportCallIssue
+    client.call(order.add.send, 5, colour="red")  # mypy: call-arg  # pyright: reportCallIssue
+    client.call(order.run.start, product=5)  # mypy: call-arg  # pyright: reportCallIssue
+    wrong: str = client.call(order.add, 5)  # mypy: assignment  # pyright: reportAssignmentType
+    client.call(order.totals)  # mypy: attr-defined  # pyright: reportAttributeAccessIssue, reportUnknownArgumentType, reportUnknownMemberType
+    client.call(wrong)  # mypy: arg-type  # pyright: reportArgumentType, reportCallIssue

@@ -6,16 +6,19 @@ from typing import Any, Literal, assert_type
 
 from pydantic import BaseModel, Field
 
+from perdure.api import StripeSignature, SyncClient, WebhookEvent, webhook_router
 from perdure.entities import (
     ApplicationError,
     Dedicated,
     Entity,
+    EntityChange,
     Mailbox,
     RetryPolicy,
     activity,
     activity_info,
     cancel_reminder,
     condition,
+    find,
     handler,
     now,
     patched,
@@ -24,6 +27,7 @@ from perdure.entities import (
     remind,
     upgrade,
     uuid4,
+    watch,
     workflow,
 )
 
@@ -153,3 +157,30 @@ async def in_a_unit_test() -> None:
     await order.pick_up()
     assert_type(await order.ask("x"), int)
     assert order.status == "Picked up"
+
+
+def use_without_a_loop(client: SyncClient) -> None:
+    order = Order.ref("o-1")
+    assert_type(client.call(order.ask, "x"), int)
+    assert_type(client.call(order.ask, text="x"), int)
+    client.call(order.ask.send, "x")
+    client.call(order.pick_up)
+    client.call(order.pick_up.options(delay=5, idempotency_key="k").send)
+    assert_type(client.call(order.state), str)
+    assert_type(client.call(order.state.options(timeout=1)), str)
+    assert_type(client.call(order.run, 3), str)
+    assert_type(client.call(order.run.start, product_id=3), str)
+    assert_type(client.call(order.run.result, timeout=5), str)
+    client.call(order.decision.send, Decision(is_approved=True))
+    assert_type(client.call(lambda: find(Order, status="Paid")).matches[0].state, Order)
+    for change in client.each(watch, order):
+        assert_type(change, EntityChange)
+
+
+def delivered(event: WebhookEvent) -> Any:
+    return Order.ref(event.json()["order"]).ask
+
+
+router = webhook_router("/stripe", StripeSignature("whsec_x"), delivered)
+to_a_workflow = webhook_router("/stripe", StripeSignature(["a", "b"]), lambda event: Order.ref(event.id).run)
+to_a_mailbox = webhook_router("/stripe", StripeSignature("a"), lambda event: Order.ref(event.id).decision)
