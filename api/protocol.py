@@ -139,7 +139,8 @@ class BoundedHeadProtocol(H11Protocol):
         self.cycle = self._direct = cycle = _DirectCycle(self, head)
         if len(data) > len(head.text) or not head.body_bytes:
             cycle.receive_rest(data[len(head.text) :])
-        task = self.loop.create_task(cycle.run_asgi(self.app))
+        app: Any = self.app  # narrower than uvicorn declares
+        task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 

@@ -113,12 +113,11 @@ async def _run(calls: int, rounds: int, profiled: int) -> None:
     config = configuration(guarded(create_app([Counter, Steps]), Settings()))
     config.timeout_keep_alive = 3_600  # on a busy machine, pauses between rounds are long
     config.load()
+    protocol: Any = config.http_protocol_class
     server = ServerState()
     callers = [_Caller(number) for number in range(CALLERS)]
     for caller in callers:
-        caller.protocol = config.http_protocol_class(  # type: ignore[call-arg]
-            config=config, server_state=server, app_state={STATE: Client(router)}
-        )
+        caller.protocol = protocol(config=config, server_state=server, app_state={STATE: Client(router)})
         caller.protocol.connection_made(caller)
 
     async def seconds(of: list[_Caller]) -> float:
