@@ -312,6 +312,23 @@ async def test_what_comes_while_a_request_is_answered_is_not_read_without_end() 
     assert peer.wire.is_paused()
 
 
+async def test_what_is_answered_while_the_server_ends_is_the_last_of_its_connection() -> None:
+    ending = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await ending.wait()
+        await answers(b"ok", length=2)(scope, receive, send)
+
+    peer = Peer(app)
+    await peer.send(REQUEST)
+    peer.protocol.shutdown()
+    assert not peer.wire.is_closing()
+    ending.set()
+    await settle()
+    assert peer.wire.written.endswith(b"ok")
+    assert peer.wire.is_closing()
+
+
 async def test_callers_that_leave_are_noticed() -> None:
     peer = Peer(waits_for_the_end)
     await peer.send(REQUEST)
@@ -350,6 +367,14 @@ async def test_connections_rest_between_requests_as_long_as_they_may() -> None:
         peer.clock.advance(KEEP_ALIVE_S - 0.001)
         assert not peer.wire.is_closing()
     peer.clock.advance(0.001)
+    assert peer.wire.is_closing()
+
+
+async def test_the_first_rest_is_no_longer_than_others() -> None:
+    """Although the timer was set for the first head, which may take longer."""
+    peer = Peer(answers(b"ok", length=2))
+    await peer.send(REQUEST)
+    peer.clock.advance(KEEP_ALIVE_S)
     assert peer.wire.is_closing()
 
 
