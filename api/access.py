@@ -111,13 +111,14 @@ class Guard:
         return principal
 
     def _refuse_foreign(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
+        hosts = [str(value, "latin-1") for name, value in scope["headers"] if name == b"host"]
+        origin = next((str(value, "latin-1") for name, value in scope["headers"] if name == b"origin"), None)
         server = scope.get("server")
         if server is not None and server[1] is not None and not self._is_known(server[0]):
             what = f"it was reached at {server[0]}, which is not a loopback address"
-        elif len(hosts := headers.getlist("host")) != 1 or not self._is_known(_host_name(hosts[0])):
+        elif len(hosts) != 1 or not self._is_known(_host_name(hosts[0])):
             what = f"the host {', '.join(hosts)[:80]!r} is not a name of this machine's loopback address"
-        elif (origin := headers.get("origin")) is not None and not self._is_known(_origin_name(origin)):
+        elif origin is not None and not self._is_known(_origin_name(origin)):
             what = f"the request comes from a page of {origin[:80]!r}"
         else:
             return

@@ -27,6 +27,7 @@ from .overview import overview_routes
 from .problems import DOCS, install
 from .routes import ENTITIES, direct_routes, gateway_router
 from .settings import Settings
+from .shortcut import Shortcut
 from .worklist import worklist_routes
 
 _DESCRIPTION = """Durable entities. Keys are percent-encoded path segments (`/` as `%2F`). Errors are problems \
@@ -72,7 +73,8 @@ def create_app(
     install(app, show_errors=chosen.show_errors, every_error=True)
     app.router.routes[:0] = archive_routes(registry, prefix=ENTITIES, settings=chosen)
     app.router.routes[:0] = [*overview_routes(registry, settings=chosen), *worklist_routes(chosen)]
-    app.router.routes[:0] = direct_routes(registry, prefix=ENTITIES, settings=chosen)
+    member, action = direct = direct_routes(registry, prefix=ENTITIES, settings=chosen)
+    app.router.routes[:0] = direct
     app.include_router(health_router())
     meter = RequestMeter()
     app.router.routes += metrics_routes(chosen, meter)
@@ -82,6 +84,7 @@ def create_app(
     with_console = chosen.console if console is None else console
     if with_console:
         app.router.routes += console_routes()  # last: whatever stands before the members' routes slows each request
+    app.add_middleware(Shortcut, member=member, action=action)
     app.add_middleware(
         Guard,
         settings=chosen,

@@ -18,6 +18,7 @@ WAIT_MIN_S = 0.25
 DELAY_MAX_S = 100 * 366 * 86_400.0
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_WISHES = frozenset((b"if-match", b"prefer", b"idempotency-key", b"traceparent"))
 _CLOSE = {"Connection": "close"}
 """We answer before the body has arrived: the rest of it must not be taken for the next request."""
 
@@ -27,7 +28,7 @@ async def read_json(request: Request, settings: Settings, *, default: bytes | No
     body = await read_body(request, settings)
     if not body and default is not None:
         return default
-    content_type = request.headers.get("content-type", "")
+    content_type = _header(request, b"content-type")
     if content_type != "application/json" and not _JSON.fullmatch(content_type):
         raise Refused(
             415,
@@ -43,8 +44,7 @@ async def read_json(request: Request, settings: Settings, *, default: bytes | No
 
 async def read_body(request: Request, settings: Settings) -> bytes:
     """The body, of whatever kind, within the limits of size and time. Raises Refused."""
-    headers = request.headers
-    encoding = headers.get("content-encoding", "identity")
+    encoding = _header(request, b"content-encoding", "identity")
     if encoding.lower() != "identity":
         raise Refused(
             415,
@@ -52,8 +52,8 @@ async def read_body(request: Request, settings: Settings) -> bytes:
             f"the body is compressed ({encoding[:40]!r}); send it as it is",
             headers={"Accept-Encoding": "identity", **_CLOSE},
         )
-    length = headers.get("content-length")
-    if length is not None and length.isdecimal() and int(length[:20]) > settings.body_bytes_max:
+    length = _header(request, b"content-length")
+    if length.isdecimal() and int(length[:20]) > settings.body_bytes_max:
         raise _too_large(settings, int(length[:20]))
     chunks: list[bytes] = []
     size = 0
@@ -71,6 +71,14 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     except ClientDisconnect:
         raise Refused(400, "bad_json", "the body ended early: the client is gone") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _header(request: Request, name: bytes, default: str = "") -> str:
+    """The first of this name (in lower case), without the mapping that Starlette would put around all of them."""
+    for given, value in request.scope["headers"]:
+        if given == name:
+            return str(value, "latin-1")
+    return default
 
 
 def _too_large(settings: Settings, got: int | None) -> Refused:
@@ -97,6 +105,8 @@ def read_wishes(request: Request, settings: Settings, *, own_timeout: bool = Tru
 
     Raises Refused, InvalidArguments.
     """
+    if not request.scope["query_string"] and _WISHES.isdisjoint([name for name, _ in request.scope["headers"]]):
+        return Wishes(wait_s=settings.call_wait_s, is_async=False, idempotency_key="", trace="")
     headers = request.headers
     if "if-match" in headers:
         raise Refused(
@@ -127,14 +137,14 @@ def read_wishes(request: Request, settings: Settings, *, own_timeout: bool = Tru
 
 def read_delay_us(request: Request) -> int:
     """`?delay=` in seconds: deliver a one-way message not before that time from now. Raises InvalidArguments."""
-    if "delay" not in request.query_params:
+    if not request.scope["query_string"] or "delay" not in request.query_params:
         return 0
     return round(_seconds(_only(request, "delay"), "delay", maximum=DELAY_MAX_S) * 1e6)
 
 
 def read_flag(request: Request, name: str) -> bool:
     """`?name=true`. Raises InvalidArguments."""
-    if name not in request.query_params:
+    if not request.scope["query_string"] or name not in request.query_params:
         return False
     text = _only(request, name).lower()
     if text not in ("true", "false", "1", "0"):

@@ -219,9 +219,10 @@ def gateway_router(
     return router
 
 
-def direct_routes(entities: Registry, *, prefix: str, settings: Settings) -> list[BaseRoute]:
-    """The generic routes of `gateway_router` without FastAPI in between, to stand before all others in an application
-    whose access is guarded elsewhere: most requests are for them, and each route that is tried first costs.
+def direct_routes(entities: Registry, *, prefix: str, settings: Settings) -> list[DirectRoute]:
+    """The generic routes of `gateway_router` without FastAPI in between (that of members, that of their actions), to
+    stand before all others in an application whose access is guarded elsewhere: most requests are for them, and each
+    route that is tried first costs. Most of these requests do not even get here: shortcut.py.
     """
     dispatch = _dispatch(entities, _operations(entities), settings)
     paths = (path.replace("{member}", "{member:entity_member}") for path in _MEMBER_PATHS)

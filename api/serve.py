@@ -125,20 +125,7 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
     check_binding(settings, is_locked=bool(getattr(state, "has_authenticator", False)))
     listener = listener or bind(settings.host, settings.port)
     startup = _Startup(guarded(app, settings))
-    server = _Server(
-        uvicorn.Config(
-            startup,
-            http=BoundedHeadProtocol,  # httptools, which uvicorn prefers where it is installed, bounds no headers
-            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
-            lifespan="on",
-            access_log=False,
-            log_level="error",
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=round(END_S),
-        )
-    )
+    server = _Server(configuration(startup))
     task = asyncio.create_task(_serve(server, listener))
     try:
         up = asyncio.create_task(server.is_up.wait())
@@ -154,6 +141,22 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
         listener.close()
+
+
+def configuration(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves an application here."""
+    return uvicorn.Config(
+        app,
+        http=BoundedHeadProtocol,  # httptools, which uvicorn prefers where it is installed, bounds no headers
+        h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+        lifespan="on",
+        access_log=False,
+        log_level="error",
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=round(END_S),
+    )
 
 
 def guarded(app: Any, settings: Settings) -> Any:

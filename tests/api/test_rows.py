@@ -135,6 +135,7 @@ NOT_APPLICABLE: dict[str, str] = {
     "B46 batches": "one request is one message",
 }
 
+
 def test_every_row_is_shown_or_explained() -> None:
     rows = [name.split()[0] for name in (*SHOWN, *NOT_APPLICABLE)]
     assert len(rows) == len(set(rows))
