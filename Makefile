@@ -118,7 +118,7 @@ simulate: $(READY) ## the cluster under simulated faults: make simulate SEEDS=10
 
 .PHONY: chaos chaos-short
 chaos: $(READY) ## several Ray nodes under load and every fault we know for 30 minutes: make chaos ARGS='--seed 1'
-	$(BIN)/python -m chaos --minutes 30 --reminders 1000000 $(ARGS)
+	$(BIN)/python -m chaos --minutes 30 $(ARGS)
 
 chaos-short: $(READY) ## the same for a minute and a half, with the starting and the checking about three
 	$(BIN)/python -m chaos --minutes 1.5 --reminders 20000 $(ARGS)
@@ -132,3 +132,15 @@ campaigns: $(READY) ## real faults on a real cluster, one campaign after the oth
 .PHONY: campaign
 campaign: $(READY) ## one of them: make campaign NAME=orders ARGS='--rounds 10 --seed 1'
 	$(BIN)/python -m campaigns $(NAME) $(ARGS)
+
+.PHONY: chaos-postgres nightly
+chaos-postgres: $(READY) ## kill -9 of Postgres three times: until throughput is back to 90 per cent
+	$(BIN)/python -m chaos postgres $(ARGS)
+
+NIGHTLY := test-long hostile mutants simulate schemathesis chaos chaos-postgres campaigns
+
+nightly: $(READY) ## all that takes long, one after the other, four to five hours; logs in build/nightly
+	@mkdir -p build/nightly; status=0; for step in $(NIGHTLY); do \
+	if $(MAKE) --no-print-directory $$step SEEDS=100000 >build/nightly/$$step.log 2>&1; \
+	then echo "$$(date +%T) ok      $$step"; else echo "$$(date +%T) FAILED  $$step: build/nightly/$$step.log"; status=1; fi; \
+	done; exit $$status
