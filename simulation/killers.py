@@ -74,7 +74,6 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "N13": (f"{ENGINE}/test_p2_atomic_turns.py::test_a_handler_that_raises_changes_nothing",),
     "N14": (HANDED_OUT,),
     "N15": (f"{ENGINE}/test_p5_order.py::test_what_waits_behind_a_failing_message_of_the_same_sender_keeps_its_order",),
-    "N16": (f"{ENGINE}/test_p1_late_commits.py::test_a_run_whose_start_was_committed_late_is_not_denied",),
 }
 
 

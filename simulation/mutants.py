@@ -23,7 +23,6 @@ from perdure.entities.engine.activation import Activation
 from perdure.entities.engine.committer import Committer
 from perdure.entities.engine.engine import Engine
 from perdure.entities.engine.readers import Readers
-from perdure.entities.engine.settling import Settling
 from perdure.entities.engine.suspects import Suspects
 from perdure.entities.engine.turns.handlers import HandlerTurns
 from perdure.entities.engine.turns.held import Held
@@ -456,15 +455,3 @@ def _overtaking(code: Surgery) -> None:
     code.rewrite(Held._hold_back, "*later]", "]")
     code.rewrite(Held._hold_back, "for item in later:", "for item in ():")
     code.rewrite(Activation.deliver, "if envelope.sender in self.blocked and", "if False and")
-
-
-@_mutant(
-    "N16",
-    "a commit whose answer was lost may still happen after its entities were read",
-    "P1, P2, P8",
-    "C version order",
-    "W9",
-)
-def _unsettled(code: Surgery) -> None:
-    """Entities are read again at once."""
-    code.rewrite(Settling._raise, "while not engine.is_stopped:", "while False:")
