@@ -53,8 +53,8 @@ from .watchdog import Limits, Running, Watchdog
 log = logging.getLogger("perdure.host")
 
 LAST_WORDS_S = 0.2
-LEAVE_AGAIN_S = (0.1, 0.5, 1.0)
 """Between the last answer of a host and the end of its process: the answer must get out."""
+LEAVE_AGAIN_S = (0.1, 0.5, 1.0)
 EXIT_RETIRED = 0
 EXIT_FENCED = 70
 EXIT_BLOCKED = 71

@@ -12,7 +12,7 @@ import time
 
 log = logging.getLogger("perdure.process")
 
-EXIT_ORPHANED = 71
+EXIT_ORPHANED = 72
 LOOK_S = 0.5
 
 

@@ -111,9 +111,10 @@ class Activation(Maintenance):
         if delivery.is_stored or delivery.needs_lookup:
             return None  # a repeat may have been applied already: to refuse it as "not accepted" could be a lie
         limit = self.engine.settings.mailbox_max
-        if len(self.mailbox) >= limit:
+        waiting = len(self.mailbox) + self.held_back
+        if waiting >= limit:
             return Busy(
-                f"{self.id}: {len(self.mailbox)} messages are waiting, the limit; nothing was accepted, try later",
+                f"{self.id}: {waiting} messages are waiting, the limit; nothing was accepted, try later",
                 limit=limit,
             )
         envelope = delivery.envelope

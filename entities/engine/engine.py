@@ -307,7 +307,7 @@ class Engine:
         # One that only stores a message or notes an attempt has kept nobody busy. Overtaken by the release of a shard
         # that it names, it would look like the commit of a fenced host.
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, deadline - self.monotonic())):
+            async with asyncio.timeout(self.settings.handler_grace_s):
                 await self.settling.passed()
 
     def _committer_idle(self, remaining: "list[Activation]") -> bool:
@@ -327,6 +327,7 @@ class Engine:
         """The next owner is asked by whoever waits for these; what nobody waits for it finds in the store."""
         for item in items:
             if isinstance(item, Delivery):
+                item.is_in_doubt = item.is_in_doubt or item.is_storing
                 item.reply(Status.NOT_OWNER, b"null", 0)
 
     def owns(self, entity: EntityId) -> bool:

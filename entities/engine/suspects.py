@@ -105,6 +105,11 @@ class Suspects:
         """These are leaving this host."""
         for shard in shards:
             self.taken.pop(shard, None)
+        if self.passed or self.condemned or self._pardoned:
+            shard_of, left = self._engine.shard_of, set(shards)
+            self.passed = {entity for entity in self.passed if shard_of(entity) not in left}
+            self.condemned = {key: error for key, error in self.condemned.items() if shard_of(key[0]) not in left}
+            self._pardoned = {key for key in self._pardoned if shard_of(key[0]) not in left}
 
     def close(self) -> None:
         """The engine ends: everything is left to the next owner, with the points that it has."""

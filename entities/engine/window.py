@@ -105,6 +105,8 @@ class Window:
                 self._asked.update(dict.fromkeys(entities))
                 raise
             self._load(rows)
+            if len(rows) >= self._page:
+                self.begin_again()  # there is more of them than fits
 
     async def _read_ahead(self) -> None:
         engine = self._engine

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -11,6 +13,7 @@ from perdure.entities import (
     Entity,
     EntityId,
     Mailbox,
+    RetryPolicy,
     WorkflowCancelled,
     WorkflowTerminated,
     condition,
@@ -169,3 +172,19 @@ async def test_however_the_reader_ends_everything_that_waits_is_kept(
 def test_an_impossible_bound_is_a_mistake_at_definition(limit: int) -> None:
     with pytest.raises(DefinitionError, match="a mailbox holds 1 to 10000 items"):
         Mailbox(str, max_items=limit)
+
+
+class Sulky(Entity):
+    @handler(retry=RetryPolicy(initial=timedelta(minutes=1)))
+    async def sulk(self) -> None:
+        raise RuntimeError("not today")
+
+
+async def test_what_waits_behind_a_retry_counts_as_waiting() -> None:
+    settings = replace(QUICK, mailbox_max=5)
+    async with LocalCluster([Sulky], store=FaultyStore(), settings=settings) as cluster:
+        for _ in range(5):
+            await Sulky.ref("s").sulk.send()
+        with pytest.raises(Busy, match="5 messages are waiting"):
+            await Sulky.ref("s").sulk.send()
+        assert next(iter(cluster.engines[0].active.values())).held_back == 5

@@ -1,7 +1,7 @@
 """P1, P4, P8: a shard that changes hands in order, while something of it is under way."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from perdure.entities import Entity, handler, query
 from perdure.entities.engine.engine import Engine
 from perdure.entities.ids import EntityId
+from perdure.entities.messages import IN_DOUBT, Envelope, Reply, Status
 from perdure.entities.store.memory import MemoryStore
 from perdure.entities.store.rows import Batch, Loaded
 from perdure.entities.testing import LocalCluster
@@ -115,11 +116,23 @@ async def test_the_release_of_a_shard_does_not_overtake_a_commit_that_only_store
     store = GatedStore()
     async with LocalCluster([Bell], store=store, settings=PATIENT) as cluster:
         here, there = await two_hosts(cluster)
+        refused: list[tuple[Status, bytes]] = []
+        deliver = here.deliver
+
+        def listen(envelope: Envelope, respond: Callable[[Reply], None]) -> None:
+            def note(reply: Reply) -> None:
+                refused.append((reply.status, reply.body))
+                respond(reply)
+
+            deliver(envelope, note)
+
+        here.deliver = listen  # type: ignore[method-assign]
         store.may_note.clear()
         sending = asyncio.create_task(Bell.ref("b").refuse.send())
         await store.has_come.wait()
         moving = asyncio.create_task(give_up(store, here))
         await eventually(lambda: not here.owns(B) and B not in here.active)
+        assert refused == [(Status.NOT_OWNER, IN_DOUBT)], "it may be stored yet"
         await asyncio.sleep(0.01)  # time to release it, if nothing held that back
         store.may_note.set()
         await moving

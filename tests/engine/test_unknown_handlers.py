@@ -50,6 +50,22 @@ class New(Entity, name="Shelf"):
         return self.notes
 
 
+class Clock(Entity):
+    ticks: int = 0
+
+    @handler
+    async def wind(self) -> None:
+        remind(self.tick, after=timedelta(milliseconds=150))
+
+    @handler
+    async def tick(self) -> None:
+        self.ticks += 1
+
+    @query
+    async def ticked(self) -> int:
+        return self.ticks
+
+
 class Sender(Entity):
     @handler
     async def speak(self) -> None:
@@ -58,7 +74,7 @@ class Sender(Entity):
         await New.ref("s").note.send("c")
 
 
-IMPATIENT = replace(QUICK, unknown_handler_s=0.02)
+IMPATIENT = replace(QUICK, unknown_handler_s=0.02, timer_window_s=0.1)
 
 
 @pytest.mark.parametrize("settings", [QUICK, replace(QUICK, evict_after_every_turn=True)], ids=["kept", "evicted"])
@@ -92,7 +108,7 @@ async def test_a_reminder_of_a_handler_of_newer_code_waits_for_it() -> None:
     async with LocalCluster([New], store=store, settings=QUICK):
         await New.ref("s").shout_later()
     async with LocalCluster([Old], store=store, settings=QUICK) as cluster:
-        await eventually(lambda: any(a.held_back for engine in cluster.engines for a in engine.active.values()))
+        await eventually(lambda: any(engine.wheel.left_alone for engine in cluster.engines))
         assert await Old.ref("s").all() == []
     assert store.dead_letters == []
     async with LocalCluster([New], store=store, settings=QUICK):
@@ -106,3 +122,17 @@ async def test_a_reminder_of_a_handler_that_is_gone_becomes_a_dead_letter_in_the
     async with LocalCluster([Old], store=store, settings=IMPATIENT):
         await eventually(lambda: not store.reminder_rows())
     assert [letter.envelope.name for letter in store.dead_letters] == ["shout_hello"]
+
+
+async def test_many_reminders_that_wait_for_code_hold_up_no_others() -> None:
+    store = FaultyStore()
+    few = replace(QUICK, timer_batch=3, timer_window_s=0.2)
+    async with LocalCluster([New, Clock], store=store, settings=few):
+        for number in range(12):
+            await New.ref(f"s{number}").shout_later()
+        await Clock.ref("c").wind()
+    async with LocalCluster([Old, Clock], store=store, settings=few) as cluster:
+        await becomes(Clock.ref("c").ticked, 1)
+        assert len(store.reminder_rows()) == 12
+        assert cluster.engines[0].wheel.handed_out == 0
+    assert store.dead_letters == []

@@ -15,9 +15,13 @@ from collections import deque
 from ...errors import PerdureError, UnknownHandler
 from ...messages import Kind
 from ..deliveries import Delivery
+from ..left import PARKED_RETRY_S
 from .record import Record
 
 log = logging.getLogger("perdure.engine")
+
+LOOK_AGAIN_S = 30.0
+"""How long a timer may keep an activation in memory that has ended meanwhile."""
 
 
 class Held(Record):
@@ -49,10 +53,17 @@ class Held(Record):
 
     def _awaits_code(self, delivery: Delivery, problem: PerdureError) -> bool:
         """Hold back what was accepted, if only this code does not know its member: newer code may be on its way."""
-        is_accepted = delivery.is_stored or delivery.is_storing or delivery.fired is not None
-        if not (isinstance(problem, UnknownHandler) and is_accepted and delivery.is_one_way):
+        patience_s = self.engine.settings.unknown_handler_s
+        if not isinstance(problem, UnknownHandler):
             return False
-        now, patience_s = self.engine.monotonic(), self.engine.settings.unknown_handler_s
+        if delivery.fired is not None:
+            wait_s = patience_s - (self.engine.now_us() - delivery.fired.due_us) / 1e6
+            if wait_s > 0.0:
+                self.engine.leave_alone(delivery.fired, min(wait_s, PARKED_RETRY_S))
+            return wait_s > 0.0
+        if not (delivery.is_one_way and (delivery.is_stored or delivery.is_storing)):
+            return False
+        now = self.engine.monotonic()
         if not delivery.waits_until:
             delivery.waits_until = now + patience_s
             log.warning("%s: %s; the message waits %g s for code that knows it", self.id, problem.message, patience_s)
@@ -61,9 +72,7 @@ class Held(Record):
             return False
         sender = delivery.envelope.sender
         self._hold_back(delivery)
-        if delivery.fired is not None:
-            self.engine.wheel.set_aside(delivery.fired)
-        self.engine.call_later(wait_s, lambda: self._unblock(sender))
+        self.engine.call_later(min(wait_s, LOOK_AGAIN_S), lambda: self._unblock(sender))
         return True
 
     @property
