@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketClose
 
 from ..cluster.loopback import is_loopback
 from .api_keys import ApiKeys
-from .authorise import PERMIT, Authoriser, Permit
+from .authorise import IS_TRUSTED, PERMIT, Authoriser, Permit
 from .jwt_tokens import JwtVerifier
 from .principal import LOCAL, Principal
 from .problems import Refused, problem
@@ -71,7 +71,8 @@ class Guard:
                 await WebSocketClose(code=1008, reason=refused.code)(scope, receive, send)
             return
         state = scope.setdefault("perdure", {})
-        state["is_trusted"] = principal is not None
+        state[IS_TRUSTED] = principal is not None
+        state.pop(PERMIT, None)  # of a guard around this one, which knows less
         if principal is not None:
             state[PERMIT] = Permit(principal=principal, namespace=self._namespace, authoriser=self._authoriser)
         await self.app(scope, receive, send)
