@@ -312,6 +312,13 @@ async def test_an_application_of_ones_own_says_which_paths_are_open_and_is_guard
     assert isinstance(guarded(own, keys), Limits)
 
 
+def test_one_path_is_no_collection_of_open_paths() -> None:
+    with pytest.raises(TypeError, match=r"open_paths=\['/hooks'\]"):
+        create_app([Account], settings=Settings(), open_paths="/hooks")
+    with pytest.raises(TypeError, match=r"open_paths=\['/hooks'\]"):
+        Guard(FastAPI(), Settings(), open_paths="/hooks")
+
+
 async def test_a_gateway_with_credentials_lets_webhooks_in_where_it_is_told_to(caller: FakeCaller) -> None:
     keys = Settings(api_keys=(SecretStr("k" * 40),))
     app = create_app([Account], settings=keys, console=False, open_paths=["/hooks"])
