@@ -90,12 +90,13 @@ class EventStream(StreamingResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = asyncio.timeout(STREAM_S_MAX + HEARTBEAT_S)  # it ends before, unless its reader does not read
         try:
-            async with asyncio.timeout(STREAM_S_MAX + HEARTBEAT_S):  # it ends before, unless its reader does not read
+            async with limit:
                 await super().__call__(scope, receive, send)
         except TimeoutError:
             abort = scope.get("perdure", {}).get(ABORT)
-            if abort is None:  # another server: it closes the connection of a response that fails
+            if abort is None or not limit.expired():  # another server: it closes a response that fails
                 raise
             abort()
             await asyncio.sleep(0)  # the server takes note that it is gone, and does not miss the rest
