@@ -9,7 +9,7 @@ name that is made to point here does not work (DNS rebinding); an `Origin`, if t
 (cross-site requests).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketClose
 
 from ..cluster.loopback import is_loopback
 from .api_keys import ApiKeys
-from .authorise import PERMIT, Authoriser, Permit
+from .authorise import IS_TRUSTED, PERMIT, Authoriser, Permit
 from .jwt_tokens import JwtVerifier
 from .principal import LOCAL, Principal
 from .problems import Refused, problem
@@ -44,11 +44,11 @@ class Guard:
         authenticator: Authenticator | None = None,
         authoriser: Authoriser | None = None,
         jwt: JwtVerifier | None = None,
-        open_paths: frozenset[str] = OPEN_PATHS,
+        open_paths: Collection[str] = OPEN_PATHS,
     ) -> None:
-        """open_paths: reachable without a credential, where there are credentials."""
+        """open_paths: reachable without a credential, where there are credentials. Raises TypeError if it is a str."""
         self.app = app
-        self._open_paths = open_paths
+        self._open_paths = paths_of(open_paths)
         self._keys = ApiKeys.of(settings.api_keys, settings.clients, settings.roles)
         self._jwt = jwt or (JwtVerifier(settings.jwt, settings.roles) if settings.jwt is not None else None)
         self._authenticator = authenticator
@@ -71,7 +71,8 @@ class Guard:
                 await WebSocketClose(code=1008, reason=refused.code)(scope, receive, send)
             return
         state = scope.setdefault("perdure", {})
-        state["is_trusted"] = principal is not None
+        state[IS_TRUSTED] = principal is not None
+        state.pop(PERMIT, None)  # of a guard around this one, which knows less
         if principal is not None:
             state[PERMIT] = Permit(principal=principal, namespace=self._namespace, authoriser=self._authoriser)
         await self.app(scope, receive, send)
@@ -131,6 +132,13 @@ class Guard:
 
     def _is_known(self, name: str) -> bool:
         return is_loopback(name) or name.lower() in self._hosts
+
+
+def paths_of(open_paths: Collection[str]) -> frozenset[str]:
+    """The paths. Raises TypeError for a str, which is a collection of its letters."""
+    if isinstance(open_paths, str):
+        raise TypeError(f"open_paths is a collection of paths, not one: write open_paths=[{open_paths!r}]")
+    return frozenset(open_paths)
 
 
 def _host_name(header: str) -> str:

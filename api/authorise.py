@@ -23,6 +23,8 @@ Authoriser = Callable[[Principal, Asked], Awaitable[bool | None]]
 
 PERMIT = "permit"
 """Under which the guard puts it into `scope["perdure"]`."""
+IS_TRUSTED = "is_trusted"
+"""Whether the guard knows who calls. False: the path is open to everybody. Absent: there is no guard."""
 _AUDITED = frozenset({Right.DECIDE, Right.OPERATE, Right.ADMIN})
 
 audit = logging.getLogger("perdure.audit")
@@ -47,10 +49,20 @@ class Permit:
 
 
 def permit_of(request: Request, settings: Settings) -> Permit:
-    """Raises Refused if there is none although credentials are configured: the application has no guard."""
-    found: Permit | None = request.scope.get("perdure", {}).get(PERMIT)
+    """Raises Refused if there is none although somebody asks for credentials: the settings, or a guard's authenticator.
+
+    Then the application has no guard, or the guard has let the request pass as one that anybody may send (open_paths).
+    """
+    state = request.scope.get("perdure", {})
+    found: Permit | None = state.get(PERMIT)
     if found is not None:
         return found
+    if state.get(IS_TRUSTED) is False:
+        raise Refused(
+            401,
+            "unauthorized",
+            "a valid credential is missing: this path is open to everybody, but what it asks for is not",
+        )
     if settings.has_credentials:
         raise Refused(
             401,

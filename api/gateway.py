@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from ..entities.definition import Registry
 from ..entities.entity import Entity
-from .access import OPEN_PATHS, Authenticator, Guard
+from .access import OPEN_PATHS, Authenticator, Guard, paths_of
 from .activities import activity_router
 from .archive import archive_routes
 from .authorise import Authoriser
@@ -54,8 +54,9 @@ def create_app(
     callers only, however it is served. authenticator: who sent a request, if you know; authoriser: whether it may do
     what it asks (both: docs/security.md). console: whether the pages are served at `/console/` (default: the setting).
     open_paths: of routes that you add and that check themselves who calls (webhooks): no credential is asked there.
-    inner, connect: see `lifespan`.
+    inner, connect: see `lifespan`. Raises TypeError if open_paths is a str.
     """
+    opened = OPEN_PATHS | paths_of(open_paths)
     chosen = settings or Settings()
     if namespace is not None:
         chosen = chosen.model_copy(update={"namespace": namespace})
@@ -90,10 +91,10 @@ def create_app(
         settings=chosen,
         authenticator=authenticator,
         authoriser=authoriser,
-        open_paths=OPEN_PATHS.union(open_paths, CONSOLE_PATHS if with_console else ()),
+        open_paths=opened.union(CONSOLE_PATHS if with_console else ()),
     )
     if chosen.has_credentials or authenticator is not None:
-        declare_security(app, open_paths=OPEN_PATHS.union(open_paths))
+        declare_security(app, open_paths=opened)
     app.add_middleware(Limits, settings=chosen)  # the outermost of those that refuse: it is the cheapest
     app.add_middleware(Metered, meter=meter)  # counts those that are refused, too
     if with_console:

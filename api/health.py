@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from ..cluster.routes import RouteTable
 from ..cluster.stores import Store, StoreAddress
 from ..entities.errors import PerdureError
+from .authorise import IS_TRUSTED
 from .exchange import caller_of
 
 CHECK_TIMEOUT_S = 3.0
@@ -67,7 +68,7 @@ def health_router() -> APIRouter:
         """A request would be served now: the store answers and every shard has an owner."""
         missing = await what_is_missing(request)
         body: dict[str, Any] = {"status": "not ready" if missing else "ready"}
-        if missing and request.scope.get("perdure", {}).get("is_trusted", False):
+        if missing and request.scope.get("perdure", {}).get(IS_TRUSTED, False):
             body["missing"] = missing
         return JSONResponse(body, 503 if missing else 200, headers={"Cache-Control": "no-store"})
 

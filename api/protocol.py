@@ -3,15 +3,19 @@
 uvicorn bounds how large a head may be and how long a connection may idle between requests, but not how slowly a head
 may arrive: thousands of connections that send a byte now and then would stay for ever (slow loris). Here the first
 request must begin, and every head be complete, within `HEAD_TIMEOUT_S`. Bodies have their own limit (see requests.py),
-and so have answers (they wait no longer than asked for).
+and so have answers (they wait no longer than asked for). What sends for long to a reader that may have stopped
+reading finds `scope["perdure"][ABORT]`: it ends the connection without waiting for what is still to be sent.
 """
 
 import asyncio
 from typing import Any
 
 import h11
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+ABORT = "abort"
+"""Under which the protocol leaves in `scope["perdure"]` a function that ends the connection at once."""
 HEAD_TIMEOUT_S = 10.0
 _TOO_SLOW = b'{"type":"/docs/errors#head_timeout","title":"Request Timeout","status":408,"detail":"the head of the \
 request did not arrive in time","code":"head_timeout"}'
@@ -25,6 +29,12 @@ class BoundedHeadProtocol(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._served = self.app
+        self.app = self._serve
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("perdure", {})[ABORT] = self.transport.abort
+        await self._served(scope, receive, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

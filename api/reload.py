@@ -5,6 +5,7 @@ longer fits are parked and say so, exactly as in a deploy. A module that cannot 
 tries again.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -36,15 +37,15 @@ def run(command: Sequence[str], root: Path, say: Say) -> int:
             seen = modified(root)
             server = subprocess.Popen(command)
             changed = _until_changed(server, root, seen, asked)
-            code = server.wait()
+            code = _ended(server, asked)
             if not changed:
                 if asked or code not in _NOT_STARTED:
                     return code
                 say("Waiting for a change …")
                 while not asked and modified(root) == seen:
                     time.sleep(POLL_S)
-                if asked:
-                    return code
+            if asked:
+                return code
             say("The code has changed; starting again …")
     finally:
         for number, handler in before.items():
@@ -57,9 +58,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def _until_changed(server: subprocess.Popen[bytes], root: Path, seen: dict[str, int], asked: list[int]) -> bool:
     """Whether the code has changed, and the server is asked to end; false: it ends by itself, or is told to."""
     while server.poll() is None:
-        if signal.SIGTERM in asked:
-            server.send_signal(signal.SIGTERM)
-            return False
         if asked:
             return False
         if modified(root) != seen:
@@ -67,6 +65,17 @@ def _until_changed(server: subprocess.Popen[bytes], root: Path, seen: dict[str, 
             return True
         time.sleep(POLL_S)
     return False
+
+
+def _ended(server: subprocess.Popen[bytes], asked: list[int]) -> int:
+    """Wait for its end; its exit code. Every SIGTERM that has come, or comes meanwhile, is passed on."""
+    passed = 0
+    while True:
+        for _ in range(asked.count(signal.SIGTERM) - passed):
+            server.send_signal(signal.SIGTERM)
+            passed += 1
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return server.wait(POLL_S)
 
 
 def modified(root: Path) -> dict[str, int]:

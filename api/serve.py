@@ -160,12 +160,24 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
 
 
 def guarded(app: Any, settings: Settings) -> Any:
-    """The application behind limits and access control, which one made by `create_app` has already."""
+    """The application behind limits and access control, which one made by `create_app` has already.
+
+    A guard that an application has added itself is kept as the only one: it knows the open paths and the authenticator,
+    which a second one around it would not.
+    """
     if isinstance(app, Console):  # it guards what is its own
         app.app = guarded(app.app, settings)
         return app
     is_guarded = bool(getattr(getattr(app, "state", None), "is_guarded", False))
-    return app if is_guarded else Limits(Guard(app, settings), settings)
+    if is_guarded:
+        return app
+    return Limits(app if _has_guard(app) else Guard(app, settings), settings)
+
+
+def _has_guard(app: Any) -> bool:
+    """Whether a Guard is among the middleware of a FastAPI or Starlette application."""
+    added = (one.cls for one in getattr(app, "user_middleware", ()))
+    return any(isinstance(one, type) and issubclass(one, Guard) for one in added)
 
 
 async def _serve(server: _Server, listener: socket.socket) -> None:

@@ -5,8 +5,8 @@ a browser that reconnects with `Last-Event-ID` gets what has happened meanwhile 
 present state in any case. A stream is a reader like any other: it sees committed facts only (promise P8).
 
 What a stream may cost is bounded: so many at a time, each reads one row a second, and each ends after a while so that
-whoever reads it has to show its credential again. Streams end at once when the server is asked to end; the reader
-reconnects elsewhere and goes on where it was.
+whoever reads it has to show its credential again; the connection of a reader that does not read is ended then. Streams
+end at once when the server is asked to end; the reader reconnects elsewhere and goes on where it was.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from ..entities.errors import PerdureError
 from ..entities.ids import EntityId
 from ..entities.watching import EntityChange, watch
 from .problems import RETRY_AFTER_S, Refused
+from .protocol import ABORT
 from .settings import Settings
 
 ENDING = "ending"
@@ -89,8 +90,16 @@ class EventStream(StreamingResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = asyncio.timeout(STREAM_S_MAX + HEARTBEAT_S)  # it ends before, unless its reader does not read
         try:
-            await super().__call__(scope, receive, send)
+            async with limit:
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            abort = scope.get("perdure", {}).get(ABORT)
+            if abort is None or not limit.expired():  # another server: it closes a response that fails
+                raise
+            abort()
+            await asyncio.sleep(0)  # the server takes note that it is gone, and does not miss the rest
         finally:
             self._streams.open -= 1
             await self._stream.close()  # here: where the response was cancelled nothing can be awaited any more

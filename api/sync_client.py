@@ -87,6 +87,7 @@ class SyncClient:
                 namespace=namespace or chosen.namespace,
                 ray_address=ray_address or chosen.ray_address or None,
                 codec=codec or chosen.codec,
+                is_pooled=chosen.pooled,
                 default_timeout_s=timeout_s,
                 is_default=False,
             )

@@ -1,6 +1,7 @@
-"""Webhooks in: checked, and delivered to an entity once, however often the provider sends them.
+"""Webhooks in: checked, and delivered to an entity once, however often the provider sends them while it is remembered.
 
-The provider's id of the event is the idempotency key of the message, so a redelivery is the same message (promise P1),
+The provider's id of the event is the idempotency key of the message, so a redelivery is the same message (promise P1)
+for as long as outcomes are kept (24 h by default, `history_retention_s`); one that comes later is applied again. And
 and the answer is given only once the message is durable: a provider that got none sends again. A failure to deliver
 (no host, a full mailbox) is answered with its problem, which providers take as "later".
 """
@@ -82,7 +83,7 @@ def webhook_router(
     dependencies: Sequence[Depends] | None = None,
     include_in_schema: bool = True,
 ) -> APIRouter:
-    """A router with one route, `POST path`, that delivers each event to an entity exactly once.
+    """A router with one route, `POST path`, that delivers each event to an entity, once while it is remembered.
 
     to: who gets it, such as `lambda event: Order.ref(event.json()["order"]).paid`; None: nobody (answered 200, so that
     the provider does not send it again). payload: the argument that the handler or workflow gets, or the item for the

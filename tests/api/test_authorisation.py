@@ -315,6 +315,17 @@ async def test_an_authenticator_alone_closes_the_gateway(caller: FakeCaller) -> 
     assert await status(app, "", "GET", "/entities/Order/o/state") == 401
 
 
+@pytest.mark.parametrize("is_guarded_twice", [False, True])
+async def test_an_open_path_gives_nobody_the_rights_of_this_machine(caller: FakeCaller, is_guarded_twice: bool) -> None:
+    opened = Settings(insecure_bind=True)
+    path = "/entities/Order/ann/state"
+    app: Any = create_app([Order], settings=opened, authenticator=by_header, open_paths=[path])
+    app = Guard(app, opened) if is_guarded_twice else app  # one around it that lets everybody do everything
+    assert await status(app, "", "GET", path) == 401
+    assert caller.envelopes == []
+    assert await status(app, "", "GET", path, headers={"x-user": "ann"}) == 200
+
+
 async def test_routes_of_ones_own_learn_who_calls(caller: FakeCaller) -> None:
     app = FastAPI()
     install(app)

@@ -13,6 +13,7 @@ import pytest
 
 from perdure.api import GatewayClient, SyncClient
 from perdure.api import streams as streaming
+from perdure.api.protocol import BoundedHeadProtocol
 from perdure.api.serve import serving
 from perdure.entities import EntityChange, InvalidArguments, NotConnected, watch
 from perdure.entities import watching as looking
@@ -144,6 +145,40 @@ async def test_a_silent_stream_has_heartbeats_and_an_end(url: str, monkeypatch: 
         with pytest.raises(EOFError):
             await reader.next()
     assert reader.comments > 0
+
+
+async def test_a_reader_that_does_not_read_loses_its_place_and_its_connection(
+    app: BehindState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(streaming, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(streaming, "STREAM_S_MAX", 0.1)
+    monkeypatch.setattr(streaming, "event_of", lambda _: b": " + b"x" * 100_000_000 + b"\n\n")  # fits no buffer
+    sockets: list[asyncio.BaseTransport] = []
+    made = BoundedHeadProtocol.connection_made
+    lost = BoundedHeadProtocol.connection_lost
+    is_lost = asyncio.Event()
+
+    def note_made(self: BoundedHeadProtocol, transport: asyncio.Transport) -> None:
+        sockets.append(transport)
+        made(self, transport)
+
+    def note_lost(self: BoundedHeadProtocol, exc: Exception | None) -> None:
+        lost(self, exc)
+        is_lost.set()
+
+    monkeypatch.setattr(BoundedHeadProtocol, "connection_made", note_made)
+    monkeypatch.setattr(BoundedHeadProtocol, "connection_lost", note_lost)
+    async with asyncio.timeout(60), serving(app, OPEN) as address:
+        host, _, port = address.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1_024)
+        writer.write(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert b"200" in await reader.readline()
+        await is_lost.wait()
+        assert all(one.is_closing() for one in sockets)
+        writer.close()
+        async with reading(address) as one, reading(address) as other:
+            assert (one.answer.status_code, other.answer.status_code) == (200, 200)
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 async def test_the_servers_end_ends_the_streams_at_once(app: BehindState, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -71,6 +72,23 @@ def test_errors_are_the_same_exceptions(client: SyncClient) -> None:
         client.call(Account.ref("a").wait_for_note.options(timeout=0.01))
     with pytest.raises(TypeError, match="await"):
         client.call(len, "no coroutine")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pooled", ["true", "false"])
+def test_in_the_cluster_the_environment_says_whether_there_is_a_pooler(
+    monkeypatch: pytest.MonkeyPatch, pooled: str
+) -> None:
+    given: dict[str, Any] = {}
+
+    async def connect(**settings: Any) -> LocalCluster:
+        given.update(settings)
+        return LocalCluster([Account])
+
+    monkeypatch.setattr("perdure.cluster.connect.connect", connect)
+    monkeypatch.setenv("PERDURE_POOLED", pooled)
+    with SyncClient.in_cluster(dsn="postgresql://db.example/shop") as client:
+        assert client.call(Account.ref("a").deposit, 1) == 1
+    assert (given["dsn"], given["is_pooled"]) == ("postgresql://db.example/shop", pooled == "true")
 
 
 def test_many_threads_share_one_connection() -> None:

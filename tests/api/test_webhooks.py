@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from perdure.api import (
     GithubSignature,
+    Guard,
     Refused,
     Settings,
     StandardWebhookSignature,
@@ -28,6 +29,9 @@ from perdure.api import (
     webhook,
     webhook_router,
 )
+from perdure.api.console.beside import Console
+from perdure.api.limits import Limits
+from perdure.api.serve import guarded
 from perdure.entities import Unavailable
 from perdure.entities.messages import Kind
 from perdure.entities.testing import LocalCluster
@@ -290,6 +294,29 @@ async def test_as_a_dependency_of_ones_own_route(caller: FakeCaller) -> None:
     assert (refused.status_code, refused.json()["code"]) == (401, "bad_signature")
     [event] = seen
     assert (event.id, event.body, event.json()) == ("evt_1", BODY, json.loads(BODY))
+
+
+async def test_an_application_of_ones_own_says_which_paths_are_open_and_is_guarded_once(caller: FakeCaller) -> None:
+    keys = Settings(api_keys=(SecretStr("k" * 40),))
+    own, bare = FastAPI(), FastAPI()
+    for app in (own, bare):
+        app.include_router(webhook_router("/hooks", StripeSignature(NEW), to))
+        app.include_router(webhook_router("/closed", StripeSignature(NEW), to))
+    own.add_middleware(Guard, settings=keys, open_paths=["/hooks"])
+    seen: dict[str, list[int]] = {}
+    for name, served in {"own": own, "bare": bare, "beside": Console(own, entities=[Account], settings=keys)}.items():
+        transport = httpx.ASGITransport(guarded(served, keys))
+        async with httpx.AsyncClient(transport=transport, base_url="https://shop.example") as http:
+            seen[name] = [(await post(http, path=path)).status_code for path in ("/hooks", "/closed")]
+    assert seen == {"own": [202, 401], "bare": [401, 401], "beside": [202, 401]}
+    assert isinstance(guarded(own, keys), Limits)
+
+
+def test_one_path_is_no_collection_of_open_paths() -> None:
+    with pytest.raises(TypeError, match=r"open_paths=\['/hooks'\]"):
+        create_app([Account], settings=Settings(), open_paths="/hooks")
+    with pytest.raises(TypeError, match=r"open_paths=\['/hooks'\]"):
+        Guard(FastAPI(), Settings(), open_paths="/hooks")
 
 
 async def test_a_gateway_with_credentials_lets_webhooks_in_where_it_is_told_to(caller: FakeCaller) -> None:

@@ -93,6 +93,37 @@ def test_ctrl_c_is_the_servers(server: subprocess.Popen[str]) -> None:
     assert server.wait() == 7
 
 
+LINGERING = """signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(9))
+while True:
+    signal.pause()"""
+
+
+def test_ctrl_c_while_the_old_server_ends_starts_no_new_one(server: subprocess.Popen[str], tmp_path: Path) -> None:
+    linger(server, tmp_path)
+    os.killpg(server.pid, signal.SIGINT)
+    assert server.communicate()[0] == ""
+    assert server.returncode == 9
+
+
+def test_a_signal_to_end_is_passed_on_while_the_old_server_ends(server: subprocess.Popen[str], tmp_path: Path) -> None:
+    linger(server, tmp_path)
+    server.terminate()
+    assert told(server) == "asked"
+    os.killpg(server.pid, signal.SIGINT)
+    assert server.communicate()[0] == ""
+    assert server.returncode == 9
+
+
+def linger(server: subprocess.Popen[str], directory: Path) -> None:
+    """Until its code has changed and the server, which takes its time, has been asked to end."""
+    assert told(server) == "first"
+    write(directory, "slow", then=LINGERING)
+    assert [told(server) for _ in range(2)][-1] == "slow"
+    write(directory, "new")
+    assert told(server) == "asked"
+
+
 def test_only_code_of_ones_own_is_looked_at(tmp_path: Path) -> None:
     for name in ("app.py", "shop/cart.py", "shop/page.html", ".perdure/x.py", "venv/lib/y.py", "a/__pycache__/z.py"):
         path = tmp_path / name
