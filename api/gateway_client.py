@@ -37,6 +37,7 @@ from ..entities.errors import (
 from ..entities.ids import EntityId, new_message_id
 from ..entities.messages import Envelope, Kind, Reply, Status, encode_json
 from ..entities.watching import EntityChange
+from .exchange import ENTITY_VERSION
 from .problems import Refused
 from .settings import API_KEY, URL
 
@@ -102,7 +103,7 @@ class GatewayClient:
         )
 
     async def __aenter__(self) -> Self:
-        """Raises Unavailable if there is no gateway at the address."""
+        """Raises Unavailable if nothing answers at the address, Refused if what answers is no gateway."""
         try:
             alive = await self._http.get("/livez", timeout=PATIENCE_S)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -114,6 +115,9 @@ class GatewayClient:
         if alive.status_code >= 500:
             await self._http.aclose()
             raise Unavailable(f"the gateway at {self.url} answers {alive.status_code}; try again later")
+        if alive.status_code < 400 and not (alive.status_code == 200 and _members_of(alive)):
+            await self._http.aclose()
+            raise _no_gateway(alive)
         if self._is_default:
             set_default(self)
         return self
@@ -137,7 +141,10 @@ class GatewayClient:
         return await _Delivery(self._http, self.url, envelope, timeout_s).run()
 
     async def changes(self, entity: EntityId, *, after: int | None = None) -> AsyncGenerator[EntityChange]:
-        """See `perdure.entities.watch`: the gateway's stream of events, taken up again wherever it breaks."""
+        """See `perdure.entities.watch`: the gateway's stream of events, taken up again wherever it breaks.
+
+        Raises also Refused.
+        """
         pause_s = PAUSE_S
         last: EntityChange | None = None
         while True:
@@ -150,6 +157,8 @@ class GatewayClient:
                     if answer.status_code >= 400:
                         await answer.aread()
                         raise _error(answer, str(entity))
+                    if answer.status_code != 200 or not _is_of_type(answer, "text/event-stream"):
+                        raise _no_gateway(answer)  # it would look like a stream that ends at once, again and again
                     async for data in _events(answer):
                         change = msgspec.json.decode(data, type=EntityChange)
                         is_news = last is None or (change.version, change.state) != (last.version, last.state)
@@ -232,19 +241,23 @@ class _Delivery:
     def _read(self, answer: httpx.Response) -> Reply | None:
         """The reply that the answer carries; None: ask again."""
         envelope = self._envelope
-        version = answer.headers.get("perdure-version", "")
+        version = answer.headers.get(ENTITY_VERSION, "")
         number = int(version) if version.isdecimal() else 0
         if answer.status_code >= 400:
             return self._failed(answer, number)
-        if answer.status_code == 202:
-            if envelope.kind is Kind.RESULT:
+        if answer.status_code == 200 and version.isdecimal():  # with each of a gateway's, and with nobody else's
+            return Reply(envelope.id, Status.OK, answer.content, number)
+        told = _members_of(answer) if answer.status_code == 202 else {}
+        match envelope.kind:
+            case Kind.RESULT if told.get("status") == "running":
                 self._is_running = True
                 return None
-            if envelope.kind is Kind.START:
-                run_id = msgspec.json.decode(answer.content)["run_id"]
-                return Reply(envelope.id, Status.OK, encode_json(run_id), number)
-            return Reply(envelope.id, Status.ACCEPTED, b"null", number)
-        return Reply(envelope.id, Status.OK, answer.content, number)
+            case Kind.START if isinstance(told.get("run_id"), str):
+                return Reply(envelope.id, Status.OK, encode_json(told["run_id"]), number)
+            case Kind.SEND | Kind.SIGNAL | Kind.CANCEL | Kind.TERMINATE if told.get("accepted") is True:
+                return Reply(envelope.id, Status.ACCEPTED, b"null", number)
+            case _:
+                raise _no_gateway(answer)
 
     def _failed(self, answer: httpx.Response, version: int) -> Reply | None:
         envelope = self._envelope
@@ -294,6 +307,22 @@ def _problem(answer: httpx.Response) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and "code" in told and "detail" in told else None
 
 
+def _members_of(answer: httpx.Response) -> dict[str, Any]:
+    """The members of the JSON object that an answer holds; none if it holds anything else."""
+    if not _is_of_type(answer, "application/json"):
+        return {}
+    try:
+        told = msgspec.json.decode(answer.content)
+    except msgspec.DecodeError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _is_of_type(answer: httpx.Response, media_type: str) -> bool:
+    given: str = answer.headers.get("content-type", "")
+    return given.partition(";")[0].strip().lower() == media_type
+
+
 def _error_body(told: dict[str, Any]) -> ErrorBody:
     """The error that became this problem."""
     code, error_type = str(told["code"]), str(told.get("error_type", ""))
@@ -329,6 +358,20 @@ async def _events(answer: httpx.Response) -> AsyncGenerator[bytes]:
         elif not line and data:
             yield "\n".join(data).encode()
             data = []
+
+
+def _no_gateway(answer: httpx.Response) -> Refused:
+    """For an answer that is no error, and no gateway's: a redirect, a login page, another server.
+
+    Its status is not handed on: an application that answers our error to its own caller would call it a success.
+    """
+    to = answer.headers.get("location", "")
+    where = f", and leads to {to[:200]}" if to else ""
+    text = (
+        f"{_foreign(answer)}{where}. Give the address of the gateway itself (`url=` or {URL}); a proxy before it must "
+        f"pass answers on as they are, with the header `{ENTITY_VERSION}`"
+    )
+    return Refused(502, ANY_OTHER, text)
 
 
 def _foreign(answer: httpx.Response) -> str:

@@ -1,5 +1,6 @@
 """A client over HTTP keeps what a client in the cluster promises: outcomes, exceptions, one effect per message."""
 
+from asyncio import timeout
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -21,6 +22,7 @@ from perdure.entities import (
     UnknownHandler,
     WorkflowFailed,
     find,
+    watch,
 )
 from perdure.entities.client import ambient, use
 from perdure.entities.testing import LocalCluster
@@ -218,3 +220,64 @@ async def test_no_gateway_there_is_told_at_once() -> None:
     with pytest.raises(Unavailable, match=r"no gateway at http://127\.0\.0\.1:9.*perdure dev"):
         async with GatewayClient("http://127.0.0.1:9"):
             pass
+
+
+# --- What is not a gateway --------------------------------------------------------------------------------------------
+
+NOT_A_GATEWAY = [
+    httpx.Response(308, headers={"Location": "https://elsewhere/"}),
+    httpx.Response(304),
+    httpx.Response(200, html="<html>please log in"),
+    httpx.Response(200, json={"accepted": True, "run_id": "r"}),
+    httpx.Response(202, text="queued"),
+    httpx.Response(202, json={"queued": True}),
+    httpx.Response(204),
+]
+
+
+@pytest.mark.parametrize("foreign", NOT_A_GATEWAY, ids=lambda answer: f"{answer.status_code}-{answer.text[:8]}")
+async def test_nothing_but_a_gateways_answer_is_a_success(
+    client: GatewayClient, line: Line, foreign: httpx.Response
+) -> None:
+    account = Account.ref("a")
+    for act in (
+        lambda: account.deposit(1),
+        lambda: account.deposit.send(1),
+        lambda: account.notes.send("hello"),
+        account.total,
+        lambda: account.save.start(1),
+        account.save.result,
+        account.save.cancel,
+        account.save.terminate,
+    ):
+        line.spoil = [httpx.Response(foreign.status_code, headers=foreign.headers, content=foreign.content)]
+        with pytest.raises(Refused, match=f"answered {foreign.status_code}, and not as a gateway.*url=") as refused:
+            await act()
+        assert (refused.value.status, refused.value.code) == (502, "http_error")
+
+
+async def test_a_redirect_says_where_it_leads(client: GatewayClient, line: Line) -> None:
+    line.spoil = [httpx.Response(308, headers={"Location": "https://elsewhere/"})]
+    with pytest.raises(Refused, match="leads to https://elsewhere/"):
+        await Account.ref("a").deposit.send(1)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [httpx.Response(308, headers={"Location": "https://elsewhere/"}), httpx.Response(200, html="<html>please log in")],
+    ids=["redirect", "page"],
+)
+async def test_what_is_no_gateway_is_told_when_connecting_and_watching(foreign: httpx.Response) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if is_alive and request.url.path == "/livez":
+            return httpx.Response(200, json={"status": "ok"})
+        return httpx.Response(foreign.status_code, headers=foreign.headers, content=foreign.content)
+
+    is_alive = False
+    with pytest.raises(Refused, match="not as a gateway"):
+        async with GatewayClient(HERE, transport=httpx.MockTransport(answer), is_default=False):
+            pass
+    is_alive = True
+    async with GatewayClient(HERE, transport=httpx.MockTransport(answer), is_default=False) as client, timeout(10):
+        with use(client), pytest.raises(Refused, match="not as a gateway"):
+            await anext(watch(Account.ref("a")))
