@@ -5,6 +5,9 @@ under one idempotency key until there is an answer or the time is over, however 
 may have been applied is told as unknown (CallTimeout), and only what certainly was not as Unavailable. Problems (RFC
 9457) become the exceptions that they were made of. What the gateway itself refuses is raised as `Refused`.
 
+Once an attempt may have been applied, "not accepted" is true of the attempt that it answers, not of the message:
+such an answer (too busy, not available, no longer a credential) is no outcome, and the message is sent again.
+
 What needs more than messages (searches, histories, transactions, repair) is not here: it wants a connection of
 `perdure.cluster.connect`, or the gateway's own paths.
 """
@@ -36,6 +39,7 @@ from ..entities.errors import (
 )
 from ..entities.ids import EntityId, new_message_id
 from ..entities.messages import Envelope, Kind, Reply, Status, encode_json
+from ..entities.store.port import StoreUnavailable
 from ..entities.watching import EntityChange
 from .exchange import ENTITY_VERSION
 from .problems import Refused
@@ -62,6 +66,8 @@ _ACTIONS = {
 _READING = frozenset((Kind.QUERY, Kind.RESULT))
 _KINDS = _READING | frozenset((Kind.CALL, Kind.SEND, Kind.SIGNAL, *_ACTIONS))
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NOT_ACCEPTED = (429, 503)
+"""Of errors that are in ERRORS: nothing was applied, later it may be (problems.TABLE)."""
 _MEMBERS = ("errors", "limit", "got", "suggestions", "chain")
 """Details that have a place of their own in a problem."""
 
@@ -200,7 +206,7 @@ class _Delivery:
                 reply = self._read(answer)
                 if reply is not None:
                     return reply
-                reason = f"it answers {answer.status_code}"
+                reason = _answered(answer)
             if self._time() + pause_s >= self._deadline:
                 raise self._given_up(reason)
             await asyncio.sleep(pause_s)
@@ -256,24 +262,34 @@ class _Delivery:
                 return Reply(envelope.id, Status.OK, encode_json(told["run_id"]), number)
             case Kind.SEND | Kind.SIGNAL | Kind.CANCEL | Kind.TERMINATE if told.get("accepted") is True:
                 return Reply(envelope.id, Status.ACCEPTED, b"null", number)
+            case _ if self._is_in_doubt:
+                return None
             case _:
                 raise _no_gateway(answer)
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """An attempt before this one may have been applied, and that matters."""
+        return self._maybe_applied and self._envelope.kind not in _READING
 
     def _failed(self, answer: httpx.Response, version: int) -> Reply | None:
         envelope = self._envelope
         told = _problem(answer)
+        code = "" if told is None else str(told["code"])
+        is_lost_commit = code == StoreUnavailable.code and answer.status_code == 504
+        if code in (CallTimeout.code, OutcomeUnknown.code) or is_lost_commit:
+            self._maybe_applied = True
+            return None
+        if self._is_in_doubt and (code not in ERRORS or answer.status_code in _NOT_ACCEPTED):
+            return None
         if told is None:
             if answer.status_code < 500:
                 raise Refused(answer.status_code, ANY_OTHER, _foreign(answer))
             self._maybe_applied = True  # of something between us and the gateway: nobody knows how far it came
             return None
-        code = str(told["code"])
         if code in (Busy.code, "too_many_requests"):
             body = ErrorBody(Busy.code, f"{envelope.entity}: {told['detail']}")
             return Reply(envelope.id, Status.BUSY, encode_json(body), version)
-        if code in (CallTimeout.code, OutcomeUnknown.code):
-            self._maybe_applied = True
-            return None
         if code not in ERRORS:
             raise _error(answer, str(envelope.entity))
         return Reply(envelope.id, Status.ERROR, encode_json(_error_body(told)), version)
@@ -376,6 +392,11 @@ def _no_gateway(answer: httpx.Response) -> Refused:
 
 def _foreign(answer: httpx.Response) -> str:
     return f"{answer.request.url} answered {answer.status_code}, and not as a gateway of Perdure does"
+
+
+def _answered(answer: httpx.Response) -> str:
+    told = _problem(answer)
+    return f"it answers {answer.status_code}" + (f", {told['code']}: {told['detail']}" if told else "")
 
 
 def _text(error: Exception) -> str:
