@@ -56,6 +56,8 @@ SILENCE_S = 60.0
 """A stream of events without so much as a heartbeat for so long is broken."""
 ANY_OTHER = "http_error"
 """The code of what something between us and the gateway refuses."""
+BAD_CURSOR = "bad_cursor"
+"""The code of a gateway's refusal to go on with a stream from a version to come."""
 _JSON = {"Content-Type": "application/json"}
 _ACTIONS = {
     Kind.START: "start",
@@ -360,6 +362,8 @@ def _error(answer: httpx.Response, entity: str) -> Exception:
     told = _problem(answer)
     if told is not None and told["code"] in ERRORS:
         return error_from_body(_error_body(told))
+    if told is not None and told["code"] == BAD_CURSOR:  # what `watch` says where it reads for itself
+        return InvalidArguments(str(told["detail"]), errors=[])
     if told is None or answer.status_code in (429, 503):
         return Unavailable(f"{entity}: {told['detail'] if told else _foreign(answer)}")
     return Refused(answer.status_code, str(told["code"]), str(told["detail"]), entity=entity)
