@@ -5,6 +5,9 @@ under one idempotency key until there is an answer or the time is over, however 
 may have been applied is told as unknown (CallTimeout), and only what certainly was not as Unavailable. Problems (RFC
 9457) become the exceptions that they were made of. What the gateway itself refuses is raised as `Refused`.
 
+Once an attempt may have been applied, "not accepted" is true of the attempt that it answers, not of the message:
+such an answer (too busy, not available, no longer a credential) is no outcome, and the message is sent again.
+
 What needs more than messages (searches, histories, transactions, repair) is not here: it wants a connection of
 `perdure.cluster.connect`, or the gateway's own paths.
 """
@@ -36,7 +39,9 @@ from ..entities.errors import (
 )
 from ..entities.ids import EntityId, new_message_id
 from ..entities.messages import Envelope, Kind, Reply, Status, encode_json
+from ..entities.store.port import StoreUnavailable
 from ..entities.watching import EntityChange
+from .exchange import ENTITY_VERSION
 from .problems import Refused
 from .settings import API_KEY, URL
 
@@ -51,6 +56,8 @@ SILENCE_S = 60.0
 """A stream of events without so much as a heartbeat for so long is broken."""
 ANY_OTHER = "http_error"
 """The code of what something between us and the gateway refuses."""
+BAD_CURSOR = "bad_cursor"
+"""The code of a gateway's refusal to go on with a stream from a version to come."""
 _JSON = {"Content-Type": "application/json"}
 _ACTIONS = {
     Kind.START: "start",
@@ -61,6 +68,8 @@ _ACTIONS = {
 _READING = frozenset((Kind.QUERY, Kind.RESULT))
 _KINDS = _READING | frozenset((Kind.CALL, Kind.SEND, Kind.SIGNAL, *_ACTIONS))
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NOT_ACCEPTED = (429, 503)
+"""Of errors that are in ERRORS: nothing was applied, later it may be (problems.TABLE)."""
 _MEMBERS = ("errors", "limit", "got", "suggestions", "chain")
 """Details that have a place of their own in a problem."""
 
@@ -102,7 +111,7 @@ class GatewayClient:
         )
 
     async def __aenter__(self) -> Self:
-        """Raises Unavailable if there is no gateway at the address."""
+        """Raises Unavailable if nothing answers at the address, Refused if what answers is no gateway."""
         try:
             alive = await self._http.get("/livez", timeout=PATIENCE_S)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -114,6 +123,9 @@ class GatewayClient:
         if alive.status_code >= 500:
             await self._http.aclose()
             raise Unavailable(f"the gateway at {self.url} answers {alive.status_code}; try again later")
+        if alive.status_code < 400 and not (alive.status_code == 200 and _members_of(alive)):
+            await self._http.aclose()
+            raise _no_gateway(alive)
         if self._is_default:
             set_default(self)
         return self
@@ -137,7 +149,10 @@ class GatewayClient:
         return await _Delivery(self._http, self.url, envelope, timeout_s).run()
 
     async def changes(self, entity: EntityId, *, after: int | None = None) -> AsyncGenerator[EntityChange]:
-        """See `perdure.entities.watch`: the gateway's stream of events, taken up again wherever it breaks."""
+        """See `perdure.entities.watch`: the gateway's stream of events, taken up again wherever it breaks.
+
+        Raises also Refused.
+        """
         pause_s = PAUSE_S
         last: EntityChange | None = None
         while True:
@@ -150,6 +165,8 @@ class GatewayClient:
                     if answer.status_code >= 400:
                         await answer.aread()
                         raise _error(answer, str(entity))
+                    if answer.status_code != 200 or not _is_of_type(answer, "text/event-stream"):
+                        raise _no_gateway(answer)  # it would look like a stream that ends at once, again and again
                     async for data in _events(answer):
                         change = msgspec.json.decode(data, type=EntityChange)
                         is_news = last is None or (change.version, change.state) != (last.version, last.state)
@@ -191,7 +208,7 @@ class _Delivery:
                 reply = self._read(answer)
                 if reply is not None:
                     return reply
-                reason = f"it answers {answer.status_code}"
+                reason = _answered(answer)
             if self._time() + pause_s >= self._deadline:
                 raise self._given_up(reason)
             await asyncio.sleep(pause_s)
@@ -232,35 +249,49 @@ class _Delivery:
     def _read(self, answer: httpx.Response) -> Reply | None:
         """The reply that the answer carries; None: ask again."""
         envelope = self._envelope
-        version = answer.headers.get("perdure-version", "")
+        version = answer.headers.get(ENTITY_VERSION, "")
         number = int(version) if version.isdecimal() else 0
         if answer.status_code >= 400:
             return self._failed(answer, number)
-        if answer.status_code == 202:
-            if envelope.kind is Kind.RESULT:
+        if answer.status_code == 200 and version.isdecimal():  # with each of a gateway's, and with nobody else's
+            return Reply(envelope.id, Status.OK, answer.content, number)
+        told = _members_of(answer) if answer.status_code == 202 else {}
+        match envelope.kind:
+            case Kind.RESULT if told.get("status") == "running":
                 self._is_running = True
                 return None
-            if envelope.kind is Kind.START:
-                run_id = msgspec.json.decode(answer.content)["run_id"]
-                return Reply(envelope.id, Status.OK, encode_json(run_id), number)
-            return Reply(envelope.id, Status.ACCEPTED, b"null", number)
-        return Reply(envelope.id, Status.OK, answer.content, number)
+            case Kind.START if isinstance(told.get("run_id"), str):
+                return Reply(envelope.id, Status.OK, encode_json(told["run_id"]), number)
+            case Kind.SEND | Kind.SIGNAL | Kind.CANCEL | Kind.TERMINATE if told.get("accepted") is True:
+                return Reply(envelope.id, Status.ACCEPTED, b"null", number)
+            case _ if self._is_in_doubt:
+                return None
+            case _:
+                raise _no_gateway(answer)
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """An attempt before this one may have been applied, and that matters."""
+        return self._maybe_applied and self._envelope.kind not in _READING
 
     def _failed(self, answer: httpx.Response, version: int) -> Reply | None:
         envelope = self._envelope
         told = _problem(answer)
+        code = "" if told is None else str(told["code"])
+        is_lost_commit = code == StoreUnavailable.code and answer.status_code == 504
+        if code in (CallTimeout.code, OutcomeUnknown.code) or is_lost_commit:
+            self._maybe_applied = True
+            return None
+        if self._is_in_doubt and (code not in ERRORS or answer.status_code in _NOT_ACCEPTED):
+            return None
         if told is None:
             if answer.status_code < 500:
                 raise Refused(answer.status_code, ANY_OTHER, _foreign(answer))
             self._maybe_applied = True  # of something between us and the gateway: nobody knows how far it came
             return None
-        code = str(told["code"])
         if code in (Busy.code, "too_many_requests"):
             body = ErrorBody(Busy.code, f"{envelope.entity}: {told['detail']}")
             return Reply(envelope.id, Status.BUSY, encode_json(body), version)
-        if code in (CallTimeout.code, OutcomeUnknown.code):
-            self._maybe_applied = True
-            return None
         if code not in ERRORS:
             raise _error(answer, str(envelope.entity))
         return Reply(envelope.id, Status.ERROR, encode_json(_error_body(told)), version)
@@ -294,6 +325,22 @@ def _problem(answer: httpx.Response) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and "code" in told and "detail" in told else None
 
 
+def _members_of(answer: httpx.Response) -> dict[str, Any]:
+    """The members of the JSON object that an answer holds; none if it holds anything else."""
+    if not _is_of_type(answer, "application/json"):
+        return {}
+    try:
+        told = msgspec.json.decode(answer.content)
+    except msgspec.DecodeError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _is_of_type(answer: httpx.Response, media_type: str) -> bool:
+    given: str = answer.headers.get("content-type", "")
+    return given.partition(";")[0].strip().lower() == media_type
+
+
 def _error_body(told: dict[str, Any]) -> ErrorBody:
     """The error that became this problem."""
     code, error_type = str(told["code"]), str(told.get("error_type", ""))
@@ -315,6 +362,8 @@ def _error(answer: httpx.Response, entity: str) -> Exception:
     told = _problem(answer)
     if told is not None and told["code"] in ERRORS:
         return error_from_body(_error_body(told))
+    if told is not None and told["code"] == BAD_CURSOR:  # what `watch` says where it reads for itself
+        return InvalidArguments(str(told["detail"]), errors=[])
     if told is None or answer.status_code in (429, 503):
         return Unavailable(f"{entity}: {told['detail'] if told else _foreign(answer)}")
     return Refused(answer.status_code, str(told["code"]), str(told["detail"]), entity=entity)
@@ -331,8 +380,27 @@ async def _events(answer: httpx.Response) -> AsyncGenerator[bytes]:
             data = []
 
 
+def _no_gateway(answer: httpx.Response) -> Refused:
+    """For an answer that is no error, and no gateway's: a redirect, a login page, another server.
+
+    Its status is not handed on: an application that answers our error to its own caller would call it a success.
+    """
+    to = answer.headers.get("location", "")
+    where = f", and leads to {to[:200]}" if to else ""
+    text = (
+        f"{_foreign(answer)}{where}. Give the address of the gateway itself (`url=` or {URL}); a proxy before it must "
+        f"pass answers on as they are, with the header `{ENTITY_VERSION}`"
+    )
+    return Refused(502, ANY_OTHER, text)
+
+
 def _foreign(answer: httpx.Response) -> str:
     return f"{answer.request.url} answered {answer.status_code}, and not as a gateway of Perdure does"
+
+
+def _answered(answer: httpx.Response) -> str:
+    told = _problem(answer)
+    return f"it answers {answer.status_code}" + (f", {told['code']}: {told['detail']}" if told else "")
 
 
 def _text(error: Exception) -> str:

@@ -93,12 +93,15 @@ async def watch(
                 if not change.is_last:
                     yield change
                     continue
+                if after > version:  # it changed between the two reads: the state is not to be older than the version
+                    snapshot = await reading.snapshot(address)
+                    version = 0 if snapshot is None else snapshot.version
                 yield msgspec.structs.replace(
                     change,
                     updated_at=None if snapshot is None else from_us(snapshot.updated_us),
                     state=None if snapshot is None else msgspec.json.decode(snapshot.state),
                 )
-            told = version
+            told = min(version, after)  # of a state that is newer than its version the events are still to come
         await asyncio.sleep(poll_s)
 
 

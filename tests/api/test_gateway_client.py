@@ -1,12 +1,13 @@
 """A client over HTTP keeps what a client in the cluster promises: outcomes, exceptions, one effect per message."""
 
-from collections.abc import AsyncGenerator
+from asyncio import timeout
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from perdure.api import GatewayClient, Refused
+from perdure.api import GatewayClient, Refused, gateway_client
 from perdure.entities import (
     AlreadyStarted,
     ApplicationError,
@@ -21,6 +22,7 @@ from perdure.entities import (
     UnknownHandler,
     WorkflowFailed,
     find,
+    watch,
 )
 from perdure.entities.client import ambient, use
 from perdure.entities.testing import LocalCluster
@@ -218,3 +220,117 @@ async def test_no_gateway_there_is_told_at_once() -> None:
     with pytest.raises(Unavailable, match=r"no gateway at http://127\.0\.0\.1:9.*perdure dev"):
         async with GatewayClient("http://127.0.0.1:9"):
             pass
+
+
+def problem(status: int, code: str) -> httpx.Response:
+    return httpx.Response(status, json={"code": code, "detail": "no"})
+
+
+NOT_ACCEPTED = {
+    "429 too_many_requests": lambda: problem(429, "too_many_requests"),
+    "429 busy": lambda: problem(429, "busy"),
+    "503 unavailable": lambda: problem(503, "unavailable"),
+    "503 not_connected": lambda: problem(503, "not_connected"),
+    "503 store_unavailable": lambda: problem(503, "store_unavailable"),
+    "503 keys_unavailable": lambda: problem(503, "keys_unavailable"),
+    "401 unauthorized": lambda: problem(401, "unauthorized"),
+    "408 body_timeout": lambda: problem(408, "body_timeout"),
+    "a proxy's 403": lambda: httpx.Response(403, html="<html>no"),
+    "a redirect": lambda: httpx.Response(308, headers={"Location": "https://elsewhere/"}),
+}
+
+
+@pytest.mark.parametrize("refusal", NOT_ACCEPTED.values(), ids=NOT_ACCEPTED)
+async def test_a_refusal_after_what_may_have_been_applied_is_no_outcome(
+    client: GatewayClient, line: Line, refusal: Callable[[], httpx.Response], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lost attempt was applied: whoever is told "not accepted" would pay twice."""
+    monkeypatch.setattr(gateway_client, "PAUSE_S", 0.001)
+    line.spoil = ["lost", refusal()]
+    assert await Account.ref("a").deposit(10) == 10
+    keys = {request.headers["idempotency-key"] for request in line.requests}
+    assert (len(line.requests), len(keys)) == (3, 1)
+    line.spoil = ["lost", *(refusal() for _ in range(10_000))]
+    with pytest.raises(CallTimeout, match="same idempotency key") as unknown:
+        await Account.ref("a").deposit.options(timeout=0.15)(5)
+    line.spoil = []
+    key = unknown.value.details["idempotency_key"]
+    assert await Account.ref("a").deposit.options(idempotency_key=key)(5) == 15
+
+
+async def test_the_entitys_own_error_after_a_lost_answer_is_the_outcome(client: GatewayClient, line: Line) -> None:
+    line.spoil = ["lost"]
+    with pytest.raises(ApplicationError, match="not enough"):
+        await Account.ref("a").withdraw(3)
+
+
+async def test_a_commit_whose_answer_was_lost_is_asked_for_again(client: GatewayClient, line: Line) -> None:
+    line.spoil = [problem(504, "store_unavailable"), problem(503, "unavailable")]
+    assert await Account.ref("a").deposit(10) == 10
+
+
+async def test_a_question_changes_nothing_so_its_refusal_is_told_at_once(client: GatewayClient, line: Line) -> None:
+    line.spoil = [httpx.ReadError("reset"), problem(401, "unauthorized")]
+    with pytest.raises(Refused):
+        await Account.ref("a").total()
+
+
+# --- What is not a gateway --------------------------------------------------------------------------------------------
+
+NOT_A_GATEWAY = [
+    httpx.Response(308, headers={"Location": "https://elsewhere/"}),
+    httpx.Response(304),
+    httpx.Response(200, html="<html>please log in"),
+    httpx.Response(200, json={"accepted": True, "run_id": "r"}),
+    httpx.Response(202, text="queued"),
+    httpx.Response(202, json={"queued": True}),
+    httpx.Response(204),
+]
+
+
+@pytest.mark.parametrize("foreign", NOT_A_GATEWAY, ids=lambda answer: f"{answer.status_code}-{answer.text[:8]}")
+async def test_nothing_but_a_gateways_answer_is_a_success(
+    client: GatewayClient, line: Line, foreign: httpx.Response
+) -> None:
+    account = Account.ref("a")
+    for act in (
+        lambda: account.deposit(1),
+        lambda: account.deposit.send(1),
+        lambda: account.notes.send("hello"),
+        account.total,
+        lambda: account.save.start(1),
+        account.save.result,
+        account.save.cancel,
+        account.save.terminate,
+    ):
+        line.spoil = [httpx.Response(foreign.status_code, headers=foreign.headers, content=foreign.content)]
+        with pytest.raises(Refused, match=f"answered {foreign.status_code}, and not as a gateway.*url=") as refused:
+            await act()
+        assert (refused.value.status, refused.value.code) == (502, "http_error")
+
+
+async def test_a_redirect_says_where_it_leads(client: GatewayClient, line: Line) -> None:
+    line.spoil = [httpx.Response(308, headers={"Location": "https://elsewhere/"})]
+    with pytest.raises(Refused, match="leads to https://elsewhere/"):
+        await Account.ref("a").deposit.send(1)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [httpx.Response(308, headers={"Location": "https://elsewhere/"}), httpx.Response(200, html="<html>please log in")],
+    ids=["redirect", "page"],
+)
+async def test_what_is_no_gateway_is_told_when_connecting_and_watching(foreign: httpx.Response) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if is_alive and request.url.path == "/livez":
+            return httpx.Response(200, json={"status": "ok"})
+        return httpx.Response(foreign.status_code, headers=foreign.headers, content=foreign.content)
+
+    is_alive = False
+    with pytest.raises(Refused, match="not as a gateway"):
+        async with GatewayClient(HERE, transport=httpx.MockTransport(answer), is_default=False):
+            pass
+    is_alive = True
+    async with GatewayClient(HERE, transport=httpx.MockTransport(answer), is_default=False) as client, timeout(10):
+        with use(client), pytest.raises(Refused, match="not as a gateway"):
+            await anext(watch(Account.ref("a")))

@@ -17,7 +17,10 @@ from perdure.api.protocol import BoundedHeadProtocol
 from perdure.api.serve import serving
 from perdure.entities import EntityChange, InvalidArguments, NotConnected, watch
 from perdure.entities import watching as looking
+from perdure.entities.archive import ambient_archive
 from perdure.entities.client import use
+from perdure.entities.ids import EntityId
+from perdure.entities.store.archive import Archive, Snapshot
 from perdure.entities.testing import LocalCluster
 
 from .bank import OPEN, Account, BehindState, bank
@@ -253,6 +256,49 @@ async def test_watching_from_a_version_to_come_is_refused() -> None:
         await anext(watch(Account.ref("a"), after=-1))
     with pytest.raises(InvalidArguments, match="poll"):
         await anext(watch(Account.ref("a"), poll=0))
+
+
+async def test_watching_from_a_version_to_come_is_refused_alike_over_http(url: str) -> None:
+    async with GatewayClient(url, is_default=False) as client:
+        with use(client):
+            for version in (1, 10**30):
+                with pytest.raises(InvalidArguments) as refused:
+                    await take(1, watch(Account.ref("a"), after=version))
+                assert refused.value.details == {"errors": []}
+
+
+class CommitsBetweenReads:
+    """An archive whose entity changes just after each of its first snapshots."""
+
+    def __init__(self, archive: Archive, changes: int) -> None:
+        self._archive = archive
+        self._changes = changes
+
+    async def snapshot(self, entity: EntityId) -> Snapshot | None:
+        found = await self._archive.snapshot(entity)
+        if self._changes:
+            self._changes -= 1
+            await Account.ref(entity.key).deposit(1)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._archive, name)
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("changes", [1, 2, 3])
+async def test_a_change_never_holds_a_state_older_than_its_version(changes: int) -> None:
+    await Account.ref("a").deposit(1)
+    archive: Any = CommitsBetweenReads(ambient_archive(), changes)
+    outputs: list[int] = []
+    following = watch(Account.ref("a"), after=0, archive=archive)
+    async with asyncio.timeout(30), contextlib.aclosing(following):
+        async for change in following:
+            assert change.state["balance"] >= change.version  # each turn adds one
+            outputs += [event.output for event in change.events]
+            if change.version == 1 + changes:
+                break
+    assert outputs == list(range(1, 2 + changes))
 
 
 async def test_watching_without_a_client_says_how_to_connect() -> None:
