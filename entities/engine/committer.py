@@ -10,6 +10,11 @@ What can happen to a commit:
   activations in it are dropped; their messages run again on what the store then holds, after looking up which have an
   outcome. Commits are tried again with back-off;
 * `HostFenced`: this host may never commit again. The engine stops.
+
+Order per sender (P5) rests here as well: no message is stored, and thereby accepted, before what its sender sent
+earlier is durable. Else a crash would leave the later one alone in the inbox, and the earlier one would be sent again
+after it. So arrivals are written in the order in which they came here, also after a conflict, and not before the turns
+that their entity has made already.
 """
 
 import asyncio
@@ -194,13 +199,18 @@ class Committer:
             activations.append(activation)
             batch.writes.append(activation.take())
             batch.epochs[activation.shard] = engine.epochs_held[activation.shard]
+        later: list[tuple[Record, Delivery]] = []
         while self._arrivals and len(arrivals) < limit:
             activation, delivery = self._arrivals.popleft()
             if activation.is_dead or delivery.is_done or activation.by_id.get(delivery.envelope.id) is not delivery:
                 continue  # consumed meanwhile, or about to be delivered again elsewhere
+            if activation.write is not None:
+                later.append((activation, delivery))  # behind turns that this batch has no room for
+                continue
             arrivals.append((activation, delivery))
             batch.arrivals.append((activation.shard, delivery.envelope))
             batch.epochs[activation.shard] = engine.epochs_held[activation.shard]
+        self._arrivals.extendleft(reversed(later))
         notes, self._attempts = self._attempts, {}
         for (entity, _), (shard, row) in notes.items():
             # A note that waited out a failed commit may have been overtaken by the outcome: it would stay for ever.
@@ -226,9 +236,7 @@ class Committer:
             if not activation.is_dead:
                 activation.undo_take()
                 self._dirty[activation.id] = activation
-        for activation, delivery in arrivals:
-            delivery.is_storing = False
-            self.persist(activation, delivery)
+        self._arrivals.extendleft(reversed(arrivals))
         self._wanted.set()
 
     def _lost(self, activations: "list[Record]", arrivals: "list[tuple[Record, Delivery]]") -> None:

@@ -76,7 +76,8 @@ class LocalCluster:
         self._steps = steps
         self._names = itertools.count(1)
         self._shard_count = 0
-        self._waiting: dict[str, set[asyncio.Future[Reply]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[Reply], None]] = {}
+        """By host; in the order of sending, in which they are sent again if it dies."""
         self._is_served = asyncio.Event()
         """Every shard has a living owner."""
         self._loop: asyncio.AbstractEventLoop
@@ -211,15 +212,15 @@ class LocalCluster:
 
     async def _await_reply(self, engine: Engine, answer: "asyncio.Future[Reply]", deadline: float) -> Reply | None:
         """The reply, or None if the host was killed or time is up."""
-        waiting = self._waiting.setdefault(engine.incarnation, set())
-        waiting.add(answer)
+        waiting = self._waiting.setdefault(engine.incarnation, {})
+        waiting[answer] = None
         try:
             async with asyncio.timeout(_remaining(deadline)):
                 return await answer
         except (TimeoutError, _HostGoneError):
             return None
         finally:
-            waiting.discard(answer)
+            waiting.pop(answer, None)
 
     @property
     def archive(self) -> Archive:

@@ -1,13 +1,15 @@
 """P5: messages from one sender to one entity are applied in the order sent."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
+from perdure.entities.engine.turns.record import PERSIST_AFTER_S
 from perdure.entities.testing import LocalCluster
 
 from .conftest import QUICK
-from .faults import Fault, FaultyStore
+from .faults import Crasher, Fault, FaultyStore
 from .scenes import Account, world
 from .senders import Sender
 from .waiting import becomes, eventually
@@ -144,3 +146,83 @@ async def test_a_message_stored_while_its_turn_runs_is_gone_afterwards(
     assert await A.notes() == ["first", *NUMBERS[:5]]
     await cluster.drained()
     assert cluster.engines[0].stats()["commit_failures"] == 0
+
+
+async def test_a_message_that_runs_is_accepted_before_what_its_sender_sent_later(cluster: LocalCluster) -> None:
+    running = asyncio.ensure_future(A.wait.send("1"))
+    await eventually(lambda: world.ran["wait"])
+    await A.note.send("2")
+    await cluster.crash()
+    world.gate.set()
+    await running
+    await becomes(A.notes, ["1", "2"])
+
+
+ONE_BY_ONE = dataclasses.replace(QUICK, commit_entities_max=1)
+
+
+def crash_with_the_first_arrival(cluster: LocalCluster, store: FaultyStore) -> Crasher:
+    """As soon as a message is stored, its host dies."""
+    crasher = Crasher(cluster, store)
+    store.pick = lambda _, batch: Fault.CRASH_AFTER if batch.arrivals and not crasher.crashes else Fault.NONE
+    return crasher
+
+
+async def test_a_failing_message_is_accepted_before_what_its_sender_sent_later(store: FaultyStore) -> None:
+    async with LocalCluster([Account], store=store, settings=ONE_BY_ONE) as cluster:
+        crasher = crash_with_the_first_arrival(cluster, store)
+        world.failures = 1
+        await asyncio.gather(A.flaky_slowly.send("1"), A.note.send("2"), A.note.send("3"))
+        await becomes(A.notes, ["1", "2", "3"])
+        assert crasher.crashes == 1
+
+
+async def test_no_message_is_accepted_before_turns_of_its_entity_for_which_a_commit_had_no_room(
+    store: FaultyStore,
+) -> None:
+    async with LocalCluster([Account], store=store, settings=ONE_BY_ONE) as cluster:
+        crasher = crash_with_the_first_arrival(cluster, store)
+        store.hold_commits()
+        others = [Account.ref(f"b{number}").deposit(1) for number in range(5)]
+        sending = asyncio.gather(*others, A.note.send("1"), A.wait("a call"), A.note.send("2"))
+        await eventually(lambda: world.ran["wait"])
+        await asyncio.sleep(2 * PERSIST_AFTER_S)  # until what waits is to be stored
+        store.let_commits_go()
+        await eventually(lambda: crasher.crashes)
+        world.gate.set()
+        await sending
+        assert [text for text in await A.notes() if text != "a call"] == ["1", "2"]
+
+
+async def test_a_message_whose_commit_conflicts_stays_before_what_its_sender_sent_later(store: FaultyStore) -> None:
+    async with LocalCluster([Account], store=store, settings=ONE_BY_ONE) as cluster:
+        crasher = Crasher(cluster, store)
+        sending = [asyncio.ensure_future(A.wait("a call")), asyncio.ensure_future(A.note.send("1"))]
+
+        async def send_another() -> None:
+            if len(sending) == 2:
+                sending.append(asyncio.ensure_future(A.note.send("2")))
+                await asyncio.sleep(4 * PERSIST_AFTER_S)  # until it is to be stored as well
+
+        faults = [Fault.CONFLICT, Fault.CRASH_AFTER]
+        store.linger = send_another
+        store.pick = lambda _, batch: faults.pop(0) if batch.arrivals and faults else Fault.NONE
+        await eventually(lambda: crasher.crashes)
+        world.gate.set()
+        await asyncio.gather(*sending)
+        assert [text for text in await A.notes() if text != "a call"] == ["1", "2"]
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+async def test_a_handler_that_waits_while_earlier_turns_are_lost_runs_again(
+    cluster: LocalCluster, store: FaultyStore, fault: Fault
+) -> None:
+    store.faults.append(fault)
+    store.hold_commits()
+    noted, waited = asyncio.ensure_future(A.note("1")), asyncio.ensure_future(A.wait("2"))
+    await eventually(lambda: world.ran["wait"] == 1)
+    store.let_commits_go()
+    await eventually(lambda: world.ran["wait"] == 2)
+    world.gate.set()
+    assert (await noted, await waited) == (1, "2")
+    assert await A.notes() == ["1", "2"]

@@ -237,9 +237,7 @@ class HandlerTurns(Rebuild):
         log.warning("%s.%s failed (attempt %d): %s", self.id, method.name, delivery.attempts, text)
         sender = delivery.envelope.sender
         self._hold_back(delivery)
-        if delivery.fired is None:
-            self.engine.persist(self, delivery)
-        else:
+        if delivery.fired is not None:
             self.engine.wheel.set_aside(delivery.fired)
         self.engine.call_later(method.retry.delay_s(delivery.attempts), lambda: self._unblock(sender))
 

@@ -30,8 +30,13 @@ class Held(Record):
     __slots__ = ()
 
     def _hold_back(self, delivery: Delivery) -> None:
-        """This message has to wait, and so has what its sender sent later: order per sender (P5)."""
+        """This message has to wait, and so has what its sender sent later: order per sender (P5).
+
+        They are acknowledged by their inbox rows meanwhile, first the one that they wait for.
+        """
         sender = delivery.envelope.sender
+        if delivery.fired is None:
+            self.engine.persist(self, delivery)
         later = [
             item
             for item in self.mailbox
@@ -42,7 +47,7 @@ class Held(Record):
         ]
         for item in later:
             self.mailbox.remove(item)
-            self.engine.persist(self, item)  # acknowledged by its inbox row meanwhile
+            self.engine.persist(self, item)
         self.blocked.setdefault(sender, deque()).extendleft(reversed([delivery, *later]))
 
     def _unblock(self, sender: str) -> None:

@@ -178,10 +178,22 @@ class Record:
 
     def _persist_waiting(self) -> None:
         self.is_persisting = False
-        if self.busy is not None and not self.is_dead:
-            for item in self.mailbox:
-                if isinstance(item, Delivery) and item.is_one_way:
-                    self.engine.persist(self, item)
+        if self.busy is None or self.is_dead:
+            return
+        waiting = [item for item in self.mailbox if isinstance(item, Delivery) and item.is_one_way]
+        running = self._running()
+        if running is not None and running.is_one_way and running.fired is None:
+            sender = running.envelope.sender
+            if any(item.envelope.sender == sender for item in waiting):
+                waiting.insert(0, running)  # first, since its sender sent it first (P5)
+        for item in waiting:
+            self.engine.persist(self, item)
+
+    def _running(self) -> Delivery | None:
+        """The message whose handler is waiting for something."""
+        known = self.engine.user_tasks.get(self.busy) if isinstance(self.busy, asyncio.Task) else None
+        item = known[1] if known is not None else None
+        return item if isinstance(item, Delivery) else None
 
     def pump(self, budget: int) -> int:
         """Run turns until there is nothing to do, or something must be waited for. Returns the turns left."""
@@ -444,6 +456,9 @@ class Record:
             items.extend(item for item, _ in turns if item is not None)
         in_flight = len(items)
         items.extend(item for item, _ in self.turns if item is not None)
+        running = self._running()
+        if running is not None:
+            items.append(running)
         items.extend(delivery for held in self.blocked.values() for delivery in held)
         items.extend(self.mailbox)
         kept: list[Item] = []
