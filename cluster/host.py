@@ -166,7 +166,7 @@ class Host:
             store=self._store,
             engine=self._engine,
             routes=routes,
-            doubts=Doubts(patience_s=self._terms.period_s),
+            doubts=Doubts(lease_s=self._terms.lease_s, patience_s=self._terms.period_s),
             move_max=settings.move_max,
             poke=self._poke,
             changed=self._world.supervisor_changed,

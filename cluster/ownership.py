@@ -8,7 +8,7 @@ Protocol
   what it has, evicts; then the shard is released; then whoever should own it is poked.
 * A shard is free when nobody owns it or its owner's row is fenced or stopped. Every host fences hosts that are
   gone: at once if it can see on its own machine that the process does not exist, else when the lease has been expired
-  for a while (lease.Doubts).
+  for a while, by the database's clock or by its own (lease.Doubts).
 * An answer that got lost: what the directory says this host owns is adopted at the next look, at a raised epoch; what
   the engine has disowned and the directory still says is ours is owned again, or released again, whichever `allocate()`
   says then.
@@ -167,10 +167,11 @@ class Ownership:
     async def _fence_the_gone(self, hosts: Collection[HostRow]) -> bool:
         others = [host for host in hosts if host.status in _LIVE and host.incarnation != self._incarnation]
         dead = {host.incarnation for host in others if pulse(process_of(host)) is Pulse.GONE}
+        leases = {host.incarnation: host.lease_us for host in others}
         expired = self._doubts.expired(others, database_us=await self._store.clock_us(), now=time.monotonic())
         is_any = False
         for incarnation in sorted(dead.union(expired)):
-            if await self._store.fence(incarnation, is_dead=incarnation in dead):
+            if await self._store.fence(incarnation, is_dead=incarnation in dead, waited_out_us=leases[incarnation]):
                 log.warning("host %s is gone; its shards are taken over", incarnation)
                 is_any = True
         return is_any

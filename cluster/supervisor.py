@@ -13,8 +13,8 @@ Protocol
 * Death: one call per host stays open that never returns ("watch"). When Ray ends it, the host is *suspected*: Ray has
   been wrong about processes. On the same machine the process itself is looked at for a second; once it is gone the
   host is fenced as dead, and the survivors are poked to take over. On another machine, or if the process hangs,
-  nothing is done until its lease has expired; then it is fenced as expired. (A host on the dead one's machine may see
-  it sooner, see ownership.py.)
+  nothing is done until its lease has expired (lease.Doubts); then it is fenced as expired. (A host on the dead one's
+  machine may see it sooner, see ownership.py.)
 * Two supervisors: both fence (idempotent), both may start a host for one vacancy (the surplus is drained again), both
   may drain (a host drains once).
 """
@@ -92,7 +92,7 @@ class Supervisor:
         self._poke = Poke()
         self._targets: Targets | None = None
         self._settings = ClusterSettings()
-        self._doubts = Doubts(patience_s=self._settings.lease_s / self._settings.lease_renewals)
+        self._doubts = Doubts(lease_s=self._settings.lease_s, patience_s=_period_s(self._settings))
         self._backoff = Backoff(
             initial_s=self._settings.spawn_backoff_initial_s, max_s=self._settings.spawn_backoff_max_s
         )
@@ -145,6 +145,7 @@ class Supervisor:
         self._publish(RouteTable.of(owners, hosts))
         live = [host for host in hosts if host.status in {"active", "draining"}]
         self._look_at_newborn(hosts)
+        database_us = await self._store.clock_us()
         now = time.monotonic()
         targets = self._targets or Targets()
         todo = plan(
@@ -153,14 +154,14 @@ class Supervisor:
             observed=Observed(
                 hosts=hosts,
                 dead={host.incarnation for host in live if pulse(process_of(host)) is Pulse.GONE},
-                expired=self._doubts.expired(live, database_us=await self._store.clock_us(), now=now),
+                expired=self._doubts.expired(live, database_us=database_us, now=now),
                 spawning=sum(1 for newborn in self._newborn.values() if newborn.revision == targets.revision),
                 may_spawn=self._backoff.is_over(now),
             ),
         )
         by_name = {host.incarnation: host for host in live}
         for incarnation, is_dead in todo.fence:
-            self._errand("fence", incarnation, partial(self._fence, incarnation, is_dead=is_dead))
+            self._errand("fence", incarnation, partial(self._fence, by_name[incarnation], is_dead=is_dead))
         for incarnation in todo.watch:
             self._errand("watch", incarnation, partial(self._watch, by_name[incarnation]))
         if self._targets is not None:
@@ -175,7 +176,7 @@ class Supervisor:
             return
         self._targets = targets
         self._settings = settings = targets.settings
-        self._doubts.patience_s = settings.lease_s / settings.lease_renewals
+        self._doubts.lease_s, self._doubts.patience_s = settings.lease_s, _period_s(settings)
         self._backoff = Backoff(initial_s=settings.spawn_backoff_initial_s, max_s=settings.spawn_backoff_max_s)
 
     def _publish(self, table: RouteTable) -> None:
@@ -203,12 +204,13 @@ class Supervisor:
         while (state := pulse(process)) is Pulse.ALIVE and time.monotonic() < until:  # noqa: ASYNC110 - the kernel sends no event
             await asyncio.sleep(DEATH_POLL_S)
         if state is Pulse.GONE:
-            await self._fence(host.incarnation, is_dead=True)
+            await self._fence(host, is_dead=True)
         elif state is Pulse.UNKNOWN:
             await asyncio.sleep(DEATH_LOOK_S)  # the lease decides; do not ask Ray again too soon
 
-    async def _fence(self, incarnation: str, *, is_dead: bool) -> None:
-        if not await self._store.fence(incarnation, is_dead=is_dead):
+    async def _fence(self, host: HostRow, *, is_dead: bool) -> None:
+        incarnation = host.incarnation
+        if not await self._store.fence(incarnation, is_dead=is_dead, waited_out_us=host.lease_us):
             return
         log.warning("host %s is gone (%s)", incarnation, "dead" if is_dead else "lease expired")
         self._note_death(incarnation)
@@ -293,3 +295,7 @@ class Supervisor:
             await work()
         except Exception:
             log.exception("%s failed", what)
+
+
+def _period_s(settings: ClusterSettings) -> float:
+    return settings.lease_s / settings.lease_renewals

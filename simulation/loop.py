@@ -5,7 +5,7 @@ What it keeps and what it draws
 Every callback belongs to a *node* (a simulated process), named by a context variable that tasks and callbacks hand on.
 Within a node callbacks run in the order in which they were scheduled, as asyncio promises to one process. Between nodes
 nothing is promised, so the seed draws whose callback runs next; and it draws the order of timers that are due at the
-same moment. Time passes only when no node can run.
+same moment. Time passes only when no node can run; no timer is due in the moment in which it is set.
 
 A node that is killed loses its callbacks, timers and tasks; nothing of it runs again, not even a `finally` (as after
 SIGKILL), because the loop keeps its tasks until the end of the seed. A node that is paused keeps them, and runs them
@@ -28,6 +28,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 Context = contextvars.Context
+
+
+RESOLUTION_S = 1e-9
+"""The soonest that a timer is due. Real time passes while code runs, so whoever waits for the rest of a while gets
+there; here a rest that is less than the last digit of a node's clock would be waited for at the same moment for ever.
+"""
 
 
 class Overrun(Exception):
@@ -275,7 +281,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         node = context.get(here) or self.current
         handle = _Callback(callback, args, context, node, when)
         if node.is_alive and not self._is_closed:
-            self._schedule(max(self.now, (when - node.offset_s) / node.rate), handle)
+            self._schedule(max(self.now + RESOLUTION_S, (when - node.offset_s) / node.rate), handle)
         return handle
 
     def _schedule(self, at: float, handle: _Callback) -> None:

@@ -38,13 +38,12 @@ update {{s}}.hosts set lease_until = {_LEASE_END} where incarnation = $1::text a
 _DRAIN = "update {s}.hosts set status = 'draining' where incarnation = $1::text and status = 'active'"
 
 _LOCK_HOST = "select from {s}.hosts where incarnation = $1::text for update"
+_IS_OVER = "(lease_until <= clock_timestamp() or lease_until = to_timestamp(0) + $2::int8 * interval '1 microsecond')"
 _MAY_FENCE = f"""
-select not exists (
-    select from {{s}}.hosts where incarnation = $1::text and {_LIVE} and lease_until > clock_timestamp()
-)"""
+select not exists (select from {{s}}.hosts where incarnation = $1::text and {_LIVE} and not {_IS_OVER})"""
 _FENCE = f"""
 update {{s}}.hosts set status = 'fenced', gone_at = clock_timestamp()
-where incarnation = $1::text and {_LIVE} and ($2::bool or lease_until <= clock_timestamp())"""
+where incarnation = $1::text and {_LIVE} and ($3::bool or {_IS_OVER})"""
 _IS_GONE = f"select not exists (select from {{s}}.hosts where incarnation = $1::text and {_LIVE})"
 _END_SESSIONS = """
 select pg_terminate_backend(pid) from pg_stat_activity
@@ -109,14 +108,16 @@ class DirectoryTables:
     async def set_draining(self, session: Session, incarnation: str) -> None:
         await session.transact([self._of(_DRAIN, incarnation)])
 
-    async def fence(self, session: Session, incarnation: str, *, is_dead: bool) -> bool:
+    async def fence(self, session: Session, incarnation: str, *, is_dead: bool, waited_out_us: int) -> bool:
         if not is_dead:
             # Without the lock, so that a host in good health is not disturbed; asked again under it.
-            (((may_fence,),),) = await session.transact([self._of(_MAY_FENCE, incarnation)])
+            (((may_fence,),),) = await session.transact([self._of(_MAY_FENCE, incarnation, waited_out_us)])
             if not may_fence:
                 return False
         *_, ((is_gone,),) = await self._between_commits(
-            session, incarnation, [self._of(_FENCE, incarnation, is_dead), self._of(_IS_GONE, incarnation)]
+            session,
+            incarnation,
+            [self._of(_FENCE, incarnation, waited_out_us, is_dead), self._of(_IS_GONE, incarnation)],
         )
         return bool(is_gone)
 

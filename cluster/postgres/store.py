@@ -227,8 +227,10 @@ class PostgresStore:
     async def set_draining(self, incarnation: str) -> None:
         await self._direct(lambda session: self._directory.set_draining(session, incarnation))
 
-    async def fence(self, incarnation: str, *, is_dead: bool) -> bool:
-        return await self._direct(lambda session: self._directory.fence(session, incarnation, is_dead=is_dead))
+    async def fence(self, incarnation: str, *, is_dead: bool, waited_out_us: int = 0) -> bool:
+        return await self._direct(
+            lambda session: self._directory.fence(session, incarnation, is_dead=is_dead, waited_out_us=waited_out_us)
+        )
 
     async def claim(self, incarnation: str, shards: Collection[int]) -> dict[int, int]:
         return await self._direct(lambda session: self._directory.claim(session, incarnation, shards), attempts_max=1)

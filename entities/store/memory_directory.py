@@ -45,11 +45,11 @@ class MemoryDirectory:
         if host is not None and host.status == "active":
             self._hosts[incarnation] = host._replace(status="draining")
 
-    async def fence(self, incarnation: str, *, is_dead: bool) -> bool:
+    async def fence(self, incarnation: str, *, is_dead: bool, waited_out_us: int = 0) -> bool:
         if not self._can_commit(incarnation):
             return True
         host = self._hosts[incarnation]
-        if not is_dead and host.lease_us > self._now_us():
+        if not is_dead and host.lease_us > self._now_us() and host.lease_us != waited_out_us:
             return False
         self._leave(host, "fenced")
         return True

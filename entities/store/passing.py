@@ -70,8 +70,8 @@ class PassingStore:
     async def set_draining(self, incarnation: str) -> None:
         await self.inner.set_draining(incarnation)
 
-    async def fence(self, incarnation: str, *, is_dead: bool) -> bool:
-        return await self.inner.fence(incarnation, is_dead=is_dead)
+    async def fence(self, incarnation: str, *, is_dead: bool, waited_out_us: int = 0) -> bool:
+        return await self.inner.fence(incarnation, is_dead=is_dead, waited_out_us=waited_out_us)
 
     async def claim(self, incarnation: str, shards: Collection[int]) -> dict[int, int]:
         return await self.inner.claim(incarnation, shards)

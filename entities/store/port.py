@@ -237,10 +237,12 @@ class Directory(Protocol):
         """Mark an active host as draining: it keeps what it owns but gets nothing new."""
         ...
 
-    async def fence(self, incarnation: str, *, is_dead: bool) -> bool:
+    async def fence(self, incarnation: str, *, is_dead: bool, waited_out_us: int = 0) -> bool:
         """Make any further commit of this incarnation impossible. True if it is fenced (or stopped) afterwards.
 
-        With `is_dead` False only if its lease has expired; with True (its process is known to be gone) at once.
+        With `is_dead` False only if its lease has expired, or still ends at `waited_out_us` (`HostRow.lease_us`): the
+        caller has waited that lease out by its own clock, since the database's may have been set back. With True (its
+        process is known to be gone) at once.
         Waits for a commit of that host that is under way; ends that host's sessions if it does not finish.
         """
         ...

@@ -42,7 +42,7 @@ def test_renewals_keep_their_period_however_long_the_answer_takes() -> None:
 
 
 def test_an_expired_lease_is_acted_on_only_after_patience() -> None:
-    doubts = Doubts(patience_s=1.0)
+    doubts = Doubts(lease_s=5.0, patience_s=1.0)
     assert doubts.expired([host("a")], database_us=11, now=100.0) == []
     assert doubts.expired([host("a")], database_us=12, now=100.9) == []
     assert doubts.expired([host("a")], database_us=13, now=101.0) == ["a"]
@@ -50,15 +50,58 @@ def test_an_expired_lease_is_acted_on_only_after_patience() -> None:
 
 def test_a_renewal_ends_the_doubt() -> None:
     """After a suspended machine wakes up every lease has expired; each host needs a moment to renew."""
-    doubts = Doubts(patience_s=1.0)
+    doubts = Doubts(lease_s=5.0, patience_s=1.0)
     assert doubts.expired([host("a")], database_us=11, now=100.0) == []
     assert doubts.expired([host("a", lease_us=50)], database_us=12, now=100.5) == []
     assert doubts.expired([host("a", lease_us=50)], database_us=60, now=101.5) == []
     assert doubts.expired([host("a", lease_us=50)], database_us=61, now=102.5) == ["a"]
 
 
+def test_a_lease_is_waited_out_although_the_database_clock_was_set_back() -> None:
+    """A host that died before an hour's step must not keep its shards for that hour."""
+    doubts = Doubts(lease_s=5.0, patience_s=1.0)
+    dead = host("a", lease_us=5_000_000)
+    assert doubts.expired([dead], database_us=0, now=100.0) == []
+    assert doubts.expired([dead], database_us=-3_600_000_000, now=104.9) == []
+    assert doubts.expired([dead], database_us=-3_599_000_000, now=105.0) == []  # over; now it has a moment to renew
+    assert doubts.expired([dead], database_us=-3_598_000_000, now=106.0) == ["a"]
+
+
+def test_whoever_renews_is_not_doubted_however_often_the_database_clock_is_set_back() -> None:
+    doubts = Doubts(lease_s=5.0, patience_s=1.0)
+    for number in range(20):
+        database_us = -number * 60_000_000
+        lives = host("a", lease_us=database_us + 5_000_000)
+        assert doubts.expired([lives], database_us=database_us, now=100.0 + 2.5 * number) == []
+
+
+def test_a_lease_that_is_longer_than_ours_is_waited_out_in_full() -> None:
+    """Of a host of another release, say."""
+    doubts = Doubts(lease_s=5.0, patience_s=0.0)
+    assert doubts.expired([host("a", lease_us=60_000_000)], database_us=0, now=100.0) == []
+    assert doubts.expired([host("a", lease_us=60_000_000)], database_us=-1, now=159.0) == []
+    assert doubts.expired([host("a", lease_us=60_000_000)], database_us=-1, now=160.0) == ["a"]
+
+
+def test_a_lease_seen_first_after_a_step_forward_is_waited_out_in_full() -> None:
+    """By the database it is over, for a moment; by the host that trusts it, it has just begun."""
+    doubts = Doubts(lease_s=5.0, patience_s=1.0)
+    cut_off = host("a", lease_us=5_000_000)
+    assert doubts.expired([cut_off], database_us=60_000_000, now=100.0) == []
+    assert doubts.expired([cut_off], database_us=1_000_000, now=101.0) == []
+    assert doubts.expired([cut_off], database_us=4_000_000, now=104.0) == []
+
+
+def test_after_an_outage_of_the_database_everybody_has_a_moment_to_renew() -> None:
+    """Nobody could renew, and nobody could look: what an observer's own clock says counts from its next look."""
+    doubts = Doubts(lease_s=5.0, patience_s=1.0)
+    assert doubts.expired([host("a", lease_us=5_000_000)], database_us=0, now=100.0) == []
+    assert doubts.expired([host("a", lease_us=5_000_000)], database_us=1, now=200.0) == []
+    assert doubts.expired([host("a", lease_us=9_000_000)], database_us=2, now=201.0) == []
+
+
 def test_hosts_that_are_gone_are_not_doubted() -> None:
-    doubts = Doubts(patience_s=0)
+    doubts = Doubts(lease_s=5.0, patience_s=0)
     hosts = [host("a", status="fenced"), host("b", status="stopped"), host("c", status="draining")]
     assert doubts.expired(hosts, database_us=11, now=1) == ["c"]
 

@@ -111,6 +111,27 @@ def test_every_node_has_a_monotonic_clock_of_its_own() -> None:
     assert seen == {"fast": pytest.approx(8.0), "slow": pytest.approx(20.0)}
 
 
+def test_whoever_waits_for_the_rest_of_a_while_gets_there() -> None:
+    """A rest below the last digit of its clock is no busy loop: on real machines time passes meanwhile."""
+    ended: list[float] = []
+
+    async def wait(loop: SimLoop, since: float, for_s: float) -> None:
+        while (rest_s := since + for_s - loop.time()) > 0 or loop.time() - since < for_s:
+            await asyncio.sleep(max(rest_s, 1e-18))
+        ended.append(loop.now)
+
+    async def main(loop: SimLoop) -> None:
+        loop.steps_max = 20_000
+        rng = random.Random(1)
+        for number in range(1_000):
+            node = Node(f"node-{number}", "machine", offset_s=rng.uniform(0.0, 1e5), rate=rng.uniform(0.98, 1.02))
+            loop.spawn(node, wait(loop, node.offset_s, rng.uniform(1.0, 5.0)))
+        await asyncio.sleep(10.0)
+
+    play(main)
+    assert len(ended) == 1_000
+
+
 def test_a_task_in_a_fresh_context_belongs_to_who_made_it() -> None:
     """Activities run in empty contexts; they must die with their host all the same."""
     names: list[str] = []

@@ -108,6 +108,18 @@ async def test_only_an_expired_lease_lets_others_fence_a_host_that_may_live(worl
     assert {row.incarnation: row.status for row in await world.store.hosts()} == {"h1": "active", "h2": "fenced"}
 
 
+async def test_a_lease_that_was_waited_out_lets_others_fence_though_the_clock_says_no(world: World) -> None:
+    """The database's clock may have been set back since the lease was granted; a renewal in between saves its host."""
+    await world.store.register(host("h2"), lease_s=3_600)
+    before = {row.incarnation: row.lease_us for row in await world.store.hosts()}
+    assert not await world.store.fence("h2", is_dead=False, waited_out_us=before["h2"] - 1)
+    await world.store.renew("h2", lease_s=7_200)
+    assert not await world.store.fence("h2", is_dead=False, waited_out_us=before["h2"])
+    after = {row.incarnation: row.lease_us for row in await world.store.hosts()}
+    assert await world.store.fence("h2", is_dead=False, waited_out_us=after["h2"])
+    assert {row.incarnation: row.status for row in await world.store.hosts()} == {"h1": "active", "h2": "fenced"}
+
+
 async def test_fenced_host_that_retires_stays_fenced(world: World) -> None:
     await world.store.fence("h1", is_dead=True)
     await world.store.retire("h1")

@@ -1,9 +1,11 @@
 """Which shards a host takes and gives up, and what it makes of answers that got lost."""
 
 from collections.abc import Collection, Mapping
+from types import SimpleNamespace
 
 import pytest
 
+from perdure.cluster import ownership as ownership_module
 from perdure.cluster.lease import Doubts
 from perdure.cluster.ownership import Ownership
 from perdure.cluster.routes import Routes
@@ -18,7 +20,8 @@ class LossyStore(MemoryStore):
     """A release or claim gets lost as told."""
 
     def __init__(self) -> None:
-        super().__init__(shards=SHARDS)
+        self.clock = 1_000_000_000
+        super().__init__(shards=SHARDS, now_us=lambda: self.clock)
         self.loses_release = False
         self.loses_claim = False
 
@@ -41,10 +44,11 @@ class Owner:
 
     def __init__(self) -> None:
         self.epochs: dict[int, int] = {}
+        self.may_take_over = False
 
     def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
         assert not self.epochs.keys() & epochs.keys()
-        assert not taken_over
+        assert self.may_take_over or not taken_over
         self.epochs.update(epochs)
 
     async def disown(self, shards: Collection[int]) -> None:
@@ -62,7 +66,7 @@ class Host:
             store=store,
             engine=self.engine,  # type: ignore[arg-type]
             routes=Routes.of_store(store),
-            doubts=Doubts(patience_s=60.0),
+            doubts=Doubts(lease_s=60.0, patience_s=20.0),
             move_max=SHARDS,
             poke=lambda _hosts: None,
             changed=lambda: None,
@@ -120,3 +124,25 @@ async def test_a_host_that_was_fenced_adopts_nothing(store: LossyStore) -> None:
     await here.ownership.settle()
     assert here.engine.epochs == {}
     assert here.fenced
+
+
+async def test_a_database_clock_that_was_set_back_keeps_nobody_from_the_shards_of_the_dead(
+    store: LossyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a host on another machine: whether it lives is told by its lease alone."""
+    now = [100.0]
+    monkeypatch.setattr(ownership_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    dead = await start("a", store)
+    await dead.ownership.settle()
+    heir = await start("b", store)
+    heir.engine.may_take_over = True
+    await store.renew(dead.name, lease_s=60.0)
+    await store.renew(heir.name, lease_s=60.0)
+    await heir.ownership.settle()
+    store.clock -= 3_600_000_000
+    now[0] += 60.0
+    await heir.ownership.settle()
+    assert not heir.engine.epochs
+    now[0] += 20.0
+    await heir.ownership.settle()
+    assert heir.engine.epochs.keys() == set(range(SHARDS))
