@@ -16,9 +16,9 @@ Protocol
   a moment to renew; without that patience whoever wakes first would fence all the others.
 * A database's clock that is set back leaves every lease from before with an end that is far away. Whoever lives renews,
   and has an ordinary one; of a host that does not, the observer counts by its own clock as well: from when it first saw
-  this very end, for as long as the lease then had to go, and a whole lease at least. What it waited out like that it may
-  fence although the database's clock says no, if the lease still is the same one. (An observer that never saw the lease
-  before the step waits for the database's clock: it cannot know when it was granted.)
+  this very end, for as long as the lease then had to go, and a whole lease at least. What it waited out like that it
+  may fence although the database's clock says no, if the lease still is the same one. (An observer that never saw the
+  lease before the step waits for the database's clock: it cannot know when it was granted.)
 * A machine that was suspended: the host counts by a clock that goes on meanwhile (steady.py), so on waking it trusts
   nothing until the next renewal. Where there is no such clock (not Linux), or a hypervisor stopped that one, too, trust
   may be stale until then (at most lease_s / renewals). Writes are safe; a query may be answered from a state that is as

@@ -49,7 +49,8 @@ async def test_a_dead_host_is_fenced_in_time_although_the_database_clock_was_set
     """On another machine: only its lease can tell, and that ends an hour from now by the database's clock."""
     address = HostAddress("perdure-host-n-h1", "r1", "another machine", "1")
     await world.store.register(HostRow("h1", str(address), "node", 1, "active", 0), lease_s=LEASE_S)
-    supervisor = Supervisor(SupervisorSpec(dsn="", namespace="n"), spawn_host=lambda *_: None)
+    nobody: Any = None
+    supervisor = Supervisor(SupervisorSpec(dsn="", namespace="n"), spawn_host=lambda *_: nobody)
     statuses: list[str] = []
     try:
         for passes_s in (0.0, LEASE_S, PERIOD_S):
