@@ -110,6 +110,8 @@ def draw_plan(rng: random.Random) -> Plan:
     plan.events += tuple(event for event in MOVES if chance(rng, 0.3))
     if chance(rng, 0.2):
         plan.rates["held"] = spread(rng, 0.005, 0.1)
+    if chance(rng, 0.2):
+        plan.engine["inbox_max"] = rng.choice((1, 3))
     return plan
 
 

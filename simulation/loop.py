@@ -107,6 +107,13 @@ class _Task(asyncio.Task[Any]):
         return self._place
 
 
+class _Future(asyncio.Future[Any]):
+    """A future that knows whose it is."""
+
+    __slots__ = ("node",)
+    node: Node
+
+
 class SimLoop(asyncio.AbstractEventLoop):
     """See the module."""
 
@@ -289,7 +296,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         heapq.heappush(self._timers, (at, self._draw(), self._count, handle))
 
     def create_future(self) -> "asyncio.Future[Any]":
-        return asyncio.Future(loop=self)
+        future = _Future(loop=self)
+        future.node = self.current
+        return future
 
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None, **_: Any
@@ -309,7 +318,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is not None and not self._is_closed:
+        owner = getattr(context.get("future"), "node", self.current)
+        if error is not None and not self._is_closed and owner.is_alive:  # the dead look at nothing any more
             self.errors.append(f"{self.current.name} at {self.now:.3f} s: {context.get('message')}: {error!r}")
 
     def get_debug(self) -> bool:

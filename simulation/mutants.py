@@ -129,7 +129,7 @@ def _no_version_check(code: Surgery) -> None:
 def _ack_before_commit(code: Surgery) -> None:
     """A send is acknowledged when it is in the mailbox."""
     code.rewrite(
-        Activation.deliver,
+        Held.take_in,
         "self.mailbox.append(delivery)\n",
         "self.mailbox.append(delivery); delivery.acknowledge(self.durable)\n",
     )
@@ -454,4 +454,4 @@ def _overtaking(code: Surgery) -> None:
     """While a one-way message waits for its next attempt, later ones of its sender go on."""
     code.rewrite(Held._hold_back, "*later]", "]")
     code.rewrite(Held._hold_back, "for item in later:", "for item in ():")
-    code.rewrite(Activation.deliver, "if envelope.sender in self.blocked and", "if False and")
+    code.rewrite(Held.take_in, "if envelope.sender in self.blocked and", "if False and")

@@ -182,8 +182,8 @@ class Hostile:
 
 HOSTILE = {
     "evict": Hostile("eviction after every turn", _set(evict_after_every_turn=True)),
-    "one": Hostile("group commits of one entity, one turn between two looks", _set(
-        commit_entities_max=1, turns_per_tick=1, load_max=1)),
+    "one": Hostile("group commits of one entity, one turn between two looks, one message read", _set(
+        commit_entities_max=1, turns_per_tick=1, load_max=1, inbox_max=1)),
     "timers": Hostile("a timer window of 10 ms, one reminder at a time", _set(timer_window_s=0.01, timer_batch=1)),
     "replay": Hostile("replay check on every resume", _replay),
     "poll": Hostile("poll only: no wake-up arrives", _drop_hints),

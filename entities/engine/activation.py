@@ -74,6 +74,8 @@ class Activation(Maintenance):
         if known is not None:
             if known.fingerprint != delivery.fingerprint:
                 self._refuse_rival(known, delivery)
+            elif delivery.is_stored and known.envelope.id in self.late:
+                self.take_in(self.late.pop(known.envelope.id))  # read, after what was stored before it
             elif known.is_stored and known.is_one_way:
                 delivery.reply(Status.ACCEPTED, NULL, self.durable)
             elif delivery.respond is not None:
@@ -97,21 +99,18 @@ class Activation(Maintenance):
         self.by_id[envelope.id] = delivery
         if delivery.needs_lookup:
             self.engine.look_up(self, delivery)
-        if envelope.sender in self.blocked and delivery.is_one_way and envelope.kind is not Kind.REPLY:
-            self.blocked[envelope.sender].append(delivery)
+        if self.has_more_mail and delivery.is_one_way and not delivery.is_stored:
+            self.late[envelope.id] = delivery
             self.engine.persist(self, delivery)
             return
-        self.mailbox.append(delivery)
-        if self.busy is not None and delivery.is_one_way:
-            self._persist_soon()
-        self.engine.ready(self)
+        self.take_in(delivery)
 
     def _full(self, delivery: Delivery) -> Busy | None:
         """Which bound forbids to accept this message; None if it may come in."""
         if delivery.is_stored or delivery.needs_lookup:
             return None  # a repeat may have been applied already: to refuse it as "not accepted" could be a lie
         limit = self.engine.settings.mailbox_max
-        waiting = len(self.mailbox) + self.held_back
+        waiting = len(self.mailbox) + self.held_back + len(self.late)
         if waiting >= limit:
             return Busy(
                 f"{self.id}: {waiting} messages are waiting, the limit; nothing was accepted, try later",

@@ -8,7 +8,7 @@ Once it is in memory again, its mail has come with it, and what was due is read 
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedRow, EntityParked, PayloadUnreadable, PerdureError
@@ -147,7 +147,7 @@ class Arrivals:
         self._engine.holds.arrived(activation)
         for envelope in loaded.inbox:
             activation.deliver(self._stored(envelope))
-        activation.mail_wanted = len(loaded.inbox) >= self._engine.readers.inbox_max
+        activation.mail_read(is_all=len(loaded.inbox) < self._engine.settings.inbox_max)
         for item in waiting:
             if isinstance(item, Delivery):
                 activation.deliver(item)
@@ -230,12 +230,20 @@ class Arrivals:
             else:
                 item.reply(Status.ERROR, body, 0)
 
-    def mail(self, envelopes: Sequence[Envelope]) -> None:
-        """The store's answer: messages waiting for active entities."""
+    def mail(self, asked: Mapping[EntityId, Activation], envelopes: Sequence[Envelope], *, per_entity_max: int) -> None:
+        """The store's answer: messages waiting for these activations, up to so many for each.
+
+        Nothing of it is for an activation that began since the store was asked: its own pages are newer.
+        """
+        found: Counter[EntityId] = Counter()
+        active = {entity: it for entity, it in asked.items() if self._engine.active.get(entity) is it}
         for envelope in envelopes:
-            activation = self._engine.active.get(EntityId(envelope.type, envelope.key))
-            if activation is not None and not self._engine.readers.was_consumed(activation, envelope.id):
-                activation.deliver(self._stored(envelope))
+            entity = EntityId(envelope.type, envelope.key)
+            found[entity] += 1
+            if entity in active and not self._engine.readers.was_consumed(active[entity], envelope.id):
+                active[entity].deliver(self._stored(envelope))
+        for entity, activation in active.items():
+            activation.mail_read(is_all=found[entity] < per_entity_max)
 
     def wake(self, entities: Sequence[EntityId]) -> int:
         """These entities have messages in the store. Returns how many of them are not left alone."""

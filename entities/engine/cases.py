@@ -118,7 +118,8 @@ class MessageCase(Case):
 
     def is_stuck(self, held: "set[object]") -> bool:
         is_behind_a_retry = any(self.item in waiting for waiting in self._activation.blocked.values())
-        return is_behind_a_retry or _is_behind(self.engine, self.entity, held)
+        is_late = self.item.envelope.id in self._activation.late
+        return is_behind_a_retry or is_late or _is_behind(self.engine, self.entity, held)
 
 
 class EventCase(Case):

@@ -322,6 +322,8 @@ class Engine:
         for held in activation.blocked.values():
             self._send_on(held)
         activation.blocked.clear()
+        self._send_on(activation.late.values())
+        activation.late.clear()
 
     def _send_on(self, items: Iterable[Item]) -> None:
         """The next owner is asked by whoever waits for these; what nobody waits for it finds in the store."""
@@ -412,8 +414,7 @@ class Engine:
                 and not activation.is_retiring
             ):
                 self.ready(activation)
-            elif activation.mail_wanted and not activation.mailbox:
-                activation.mail_wanted = False
+            elif activation.has_more_mail and not activation.mailbox:
                 self.readers.fetch_mail(activation.id)
         if ready:
             self._queue_tick()
@@ -483,6 +484,8 @@ class Engine:
     def after_commit(self, activation: Record) -> None:
         """Its outputs are out."""
         self.readers.remember_consumed(activation)
+        if activation.has_more_mail and not activation.mailbox and not activation.is_dead:
+            self.readers.fetch_mail(activation.id)
         if self.settings.evict_after_every_turn and activation.is_idle() and not activation.is_dead:
             self._remove(activation)
 

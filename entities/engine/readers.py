@@ -41,8 +41,6 @@ PRUNE_MAX = 10_000
 class Readers:
     """The reading side of one engine."""
 
-    inbox_max = 1_000
-
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
         self._tasks: list[asyncio.Task[None]] = []
@@ -166,7 +164,7 @@ class Readers:
         while self._loads:
             wanted = list(self._loads)[: self._engine.settings.load_max]
             asked = self._epochs_of(wanted)
-            found = await self._engine.store.load(wanted, inbox_max=self.inbox_max)
+            found = await self._engine.store.load(wanted, inbox_max=self._engine.settings.inbox_max)
             for entity in wanted:
                 self._loads.pop(entity, None)
             for entity in self._moved(asked):
@@ -195,7 +193,7 @@ class Readers:
             wanted = list(self._mail)[: self._engine.settings.load_max]
             for entity in wanted:
                 self._mail.pop(entity, None)
-            active = [e for e in wanted if e in self._engine.active]
+            active = {e: self._engine.active[e] for e in wanted if e in self._engine.active}
             for entity in wanted:
                 if entity not in self._engine.active:
                     self._engine.arrivals.activate(entity)
@@ -204,15 +202,16 @@ class Readers:
             self._mail_queries += 1
             try:
                 # What is held back stays in the inbox: it must not hide what came after it.
-                held = max(self._engine.active[e].held_back for e in active)
-                envelopes = await self._engine.store.inbox(active, per_entity_max=self.inbox_max + held)
+                held = max(activation.held_back for activation in active.values())
+                most = self._engine.settings.inbox_max + held
+                envelopes = await self._engine.store.inbox(list(active), per_entity_max=most)
             except StoreUnavailable:
                 self._mail.update(dict.fromkeys(wanted))
                 self._mail_wanted.set()
                 raise
             finally:
                 self._mail_queries -= 1
-            self._engine.arrivals.mail(envelopes)
+            self._engine.arrivals.mail(active, envelopes, per_entity_max=most)
 
     async def _serve_lookups(self) -> None:
         await self._lookup_wanted.wait()
@@ -230,6 +229,7 @@ class Readers:
     def _looked_up(self, activation: "Record", delivery: Delivery, row: HistoryRow | None) -> None:
         delivery.needs_lookup = delivery.is_in_doubt = False
         if row is not None:
+            activation.late.pop(delivery.envelope.id, None)
             queues: list[deque[Any]] = [activation.mailbox, *activation.blocked.values()]
             for waiting in queues:
                 if delivery in waiting:

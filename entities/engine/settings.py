@@ -21,6 +21,8 @@ class EngineSettings:
     """Turns between two looks at the network."""
     load_max: int = 500
     """Entities loaded by one query."""
+    inbox_max: int = 1_000
+    """Stored messages of one entity read by one query."""
     mail_poll_s: float = 2.0
     """How often the store is asked for messages whose wake-up got lost."""
     timer_window_s: float = 30.0

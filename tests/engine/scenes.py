@@ -123,6 +123,11 @@ class Account(Entity):
         return self.balance
 
     @query
+    async def notes_sent(self) -> list[str]:
+        """Those that no call has left."""
+        return [text for text in self.seen if text != "a call"]
+
+    @query
     async def notes(self) -> list[str]:
         return self.seen
 

@@ -21,7 +21,6 @@ from perdure.entities import (
     query,
     workflow,
 )
-from perdure.entities.engine.readers import Readers
 from perdure.entities.engine.settings import EngineSettings
 from perdure.entities.testing import LocalCluster
 
@@ -132,11 +131,9 @@ async def test_messages_of_entities_wait_in_the_inbox_and_lose_neither_themselve
     assert store.waiting_messages() == []
 
 
-async def test_what_waits_for_room_does_not_hide_what_came_after_it(
-    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Readers, "inbox_max", 5)
-    async with LocalCluster([Desk, Writer], store=store, settings=EngineSettings(mail_poll_s=0.02)) as desks:
+async def test_what_waits_for_room_does_not_hide_what_came_after_it(store: FaultyStore) -> None:
+    settings = EngineSettings(inbox_max=5, mail_poll_s=0.02)
+    async with LocalCluster([Desk, Writer], store=store, settings=settings) as desks:
         await Writer.ref("a").write(40)
         await desks.drained()
         await desks.crash()

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 
 from perdure.entities.engine.turns.record import PERSIST_AFTER_S
+from perdure.entities.store.rows import Batch
 from perdure.entities.testing import LocalCluster
 
 from .conftest import QUICK
@@ -191,7 +192,7 @@ async def test_no_message_is_accepted_before_turns_of_its_entity_for_which_a_com
         await eventually(lambda: crasher.crashes)
         world.gate.set()
         await sending
-        assert [text for text in await A.notes() if text != "a call"] == ["1", "2"]
+        assert await A.notes_sent() == ["1", "2"]
 
 
 async def test_a_message_whose_commit_conflicts_stays_before_what_its_sender_sent_later(store: FaultyStore) -> None:
@@ -210,7 +211,62 @@ async def test_a_message_whose_commit_conflicts_stays_before_what_its_sender_sen
         await eventually(lambda: crasher.crashes)
         world.gate.set()
         await asyncio.gather(*sending)
-        assert [text for text in await A.notes() if text != "a call"] == ["1", "2"]
+        assert await A.notes_sent() == ["1", "2"]
+
+
+FEW = dataclasses.replace(QUICK, inbox_max=3, mail_poll_s=3600.0)
+
+
+async def store_notes(store: FaultyStore, *texts: str) -> "asyncio.Future[str]":
+    """Accepted, and not applied before the gate opens. Returns the call that they wait behind."""
+    running = asyncio.ensure_future(A.wait("a call"))
+    await eventually(lambda: world.ran["wait"])
+    await asyncio.gather(*(A.note.send(text) for text in texts))
+    assert len(store.waiting_messages()) == len(texts)
+    return running
+
+
+async def test_a_message_waits_for_mail_of_its_sender_that_has_not_been_read(store: FaultyStore) -> None:
+    async with LocalCluster([Account], store=store, settings=FEW) as cluster:
+        running = await store_notes(store, *NUMBERS[:20])
+        engine = cluster.kill()
+        sending = asyncio.gather(*(A.note.send(text) for text in NUMBERS[20:25]))
+        world.gate.set()
+        await cluster.recover(engine)
+        await asyncio.gather(running, sending)
+        await becomes(A.notes_sent, NUMBERS[:25])
+        await eventually(lambda: not store.waiting_messages())
+
+
+async def test_all_mail_is_read_page_by_page_without_waiting_for_the_poll(store: FaultyStore) -> None:
+    async with LocalCluster([Account], store=store, settings=FEW) as cluster:
+        running = await store_notes(store, *NUMBERS[:20])
+        world.gate.set()
+        await cluster.crash()
+        await running
+        await becomes(A.notes_sent, NUMBERS[:20])
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.CONFLICT])
+async def test_what_waits_for_unread_mail_keeps_its_place_when_its_entity_begins_again(
+    store: FaultyStore, fault: Fault
+) -> None:
+    async with LocalCluster([Account], store=store, settings=FEW) as cluster:
+        running = await store_notes(store, *NUMBERS[:20])
+        engine = cluster.kill()
+        sending = asyncio.gather(*(A.note.send(text) for text in NUMBERS[20:25]))
+        world.gate.set()
+        seen = 0
+
+        def now_and_then(_number: int, batch: Batch) -> Fault:
+            nonlocal seen
+            seen += bool(batch.writes)
+            return fault if batch.writes and seen in (2, 4, 5, 8) else Fault.NONE
+
+        store.pick = now_and_then
+        await cluster.recover(engine)
+        await asyncio.gather(running, sending)
+        await becomes(A.notes_sent, NUMBERS[:25])
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])

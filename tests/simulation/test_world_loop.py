@@ -190,3 +190,25 @@ def test_a_commit_meets_another_writer_at_the_rate_of_the_plan() -> None:
     assert {tuple(names) for names in met} == {(), (entities[0],), (entities[1],)}
     assert net.conflict([]) == []
     loop.close()
+
+
+def test_what_a_dead_process_did_not_look_at_is_no_error_of_its_code() -> None:
+    """It ended between the failure of its call and its callback."""
+
+    calls: list[asyncio.Future[None]] = []
+
+    def fail(loop: SimLoop, name: str) -> None:
+        calls.append(loop.create_future())
+        calls[-1].set_exception(ValueError(name))
+
+    async def main(loop: SimLoop) -> None:
+        nodes = [Node("dies", "machine"), Node("lives", "machine")]
+        for node in nodes:
+            loop.deliver(node, 0.1, fail, loop, node.name)
+        await asyncio.sleep(0.2)
+        loop.kill(nodes[0])
+        calls.clear()
+
+    loop = play(main)
+    assert len(loop.errors) == 1
+    assert "lives" in loop.errors[0]

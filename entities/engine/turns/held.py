@@ -1,5 +1,5 @@
 """Messages that have to wait inside their entity: behind a retry of their sender's, for room in a durable mailbox, for
-code that has their handler.
+code that has their handler, behind mail that has not been read yet.
 
 Promises P5 and P9: whatever waits keeps the order of its sender and holds up nobody else. All of it is in the inbox as
 well, so that nothing acknowledged is in memory only. While a mailbox is full, senders from outside are refused before
@@ -50,6 +50,26 @@ class Held(Record):
             self.engine.persist(self, item)
         self.blocked.setdefault(sender, deque()).extendleft(reversed([delivery, *later]))
 
+    def take_in(self, delivery: Delivery) -> None:
+        """It waits for its turn now: in the mailbox, or behind what its sender sent before it."""
+        envelope = delivery.envelope
+        if envelope.sender in self.blocked and delivery.is_one_way and envelope.kind is not Kind.REPLY:
+            self.blocked[envelope.sender].append(delivery)
+            self.engine.persist(self, delivery)
+            return
+        self.mailbox.append(delivery)
+        if self.busy is not None and delivery.is_one_way:
+            self._persist_soon()
+        self.engine.ready(self)
+
+    def mail_read(self, *, is_all: bool) -> None:
+        """A page of the inbox has been delivered. After the last one, those that were late have their place."""
+        self.has_more_mail = not is_all
+        if is_all:
+            late, self.late = self.late, {}
+            for delivery in late.values():
+                self.take_in(delivery)
+
     def _unblock(self, sender: str) -> None:
         held = self.blocked.pop(sender, None)
         if held and not self.is_dead:
@@ -82,7 +102,7 @@ class Held(Record):
 
     @property
     def held_back(self) -> int:
-        """Messages that wait for a retry, or for room in a durable mailbox."""
+        """Messages that wait for a retry, for room in a durable mailbox, or for code."""
         return sum(map(len, self.blocked.values())) if self.blocked else 0
 
     def is_full(self, mailbox: str) -> bool:

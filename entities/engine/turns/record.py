@@ -75,6 +75,7 @@ class Record:
         "durable_state",
         "engine",
         "entity",
+        "has_more_mail",
         "id",
         "inflight",
         "is_dead",
@@ -88,7 +89,7 @@ class Record:
         "kept_large_at",
         "last_executor",
         "last_used",
-        "mail_wanted",
+        "late",
         "mailbox",
         "reminders",
         "rows",
@@ -141,7 +142,9 @@ class Record:
         self.is_dead = False
         self.is_persisting = False
         self.is_retiring = False
-        self.mail_wanted = False
+        self.has_more_mail = False
+        """The inbox holds messages that have not been read: what comes from outside meanwhile is `late`."""
+        self.late: dict[str, Delivery] = {}
         self.just_consumed: tuple[str, ...] = ()
         self.last_executor: Run | None = None
         self.last_used = engine.monotonic()
@@ -461,6 +464,7 @@ class Record:
             items.append(running)
         items.extend(delivery for held in self.blocked.values() for delivery in held)
         items.extend(self.mailbox)
+        items.extend(delivery for delivery in self.late.values() if not delivery.is_stored)  # those are read in time
         kept: list[Item] = []
         for place, item in enumerate(items):
             if isinstance(item, Delivery):
@@ -488,6 +492,7 @@ class Record:
         return not (
             self.mailbox
             or self.blocked
+            or self.late
             or self.write is not None
             or self.inflight is not None
             or self.busy is not None
