@@ -111,7 +111,7 @@ async def fill_disk(world: World, injury: Injury) -> None:
     assert world.disk is not None
     log = _LogTail(world.postgres.log_path)
     taken = world.disk.fill()
-    seen = ""
+    seen = refused = ""
     try:
         until = time.monotonic() + FULL_S
         while time.monotonic() < until and FULL not in seen:
@@ -119,10 +119,7 @@ async def fill_disk(world: World, injury: Injury) -> None:
             seen += log.news()
         if FULL not in seen:  # all that was written went into files that were long enough, or a checkpoint made room
             taken = world.disk.fill()
-            with contextlib.suppress(psycopg.Error):
-                async with await psycopg.AsyncConnection.connect(world.dsn) as connection:
-                    await connection.execute(_NEEDS_SPACE)
-                    await connection.rollback()
+            refused = await _refused_space(world.dsn)
         await asyncio.sleep(2.0)
     finally:
         world.disk.free()
@@ -131,9 +128,23 @@ async def fill_disk(world: World, injury: Injury) -> None:
     if world.postgres.postmaster_pid is None:
         await asyncio.to_thread(world.postgres.start)
         stopped = ", Postgres had stopped and was started"
-    errors = (seen + log.news()).count(FULL)
-    injury.shows(f"{taken >> 20} MB taken, {errors} times `{FULL}` in its log{stopped}" if errors else "")
+    errors = (seen + log.news()).count(FULL)  # the log is on that disk, too: it may not have had room for them
+    told = f"{errors} times `{FULL}` in its log{refused}{stopped}"
+    injury.shows(f"{taken >> 20} MB taken, {told}" if errors or refused or stopped else "")
     await world.until_whole()
+
+
+async def _refused_space(dsn: str) -> str:
+    """What it says to somebody who needs some, or nothing."""
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            await connection.execute(_NEEDS_SPACE)
+            await connection.rollback()
+    except psycopg.errors.DiskFull as error:
+        return f", {error.sqlstate} to a client"
+    except psycopg.Error:
+        pass
+    return ""
 
 
 async def slow_fsync(world: World, injury: Injury) -> None:
