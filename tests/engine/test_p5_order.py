@@ -247,6 +247,22 @@ async def test_all_mail_is_read_page_by_page_without_waiting_for_the_poll(store:
         await becomes(A.notes_sent, NUMBERS[:20])
 
 
+async def test_the_next_page_is_read_when_the_turns_of_the_last_one_are_durable(store: FaultyStore) -> None:
+    """Read before that, it holds what has been done already, and nothing else."""
+    async with LocalCluster([Account], store=store, settings=FEW) as cluster:
+        running = await store_notes(store, *NUMBERS[:20])
+        world.gate.set()
+        engine = cluster.kill()
+        store.hold_commits()
+        await cluster.recover(engine)
+        await store.waiting.wait()
+        await asyncio.sleep(0.05)  # the page is read, and read in vain
+        store.let_commits_go()
+        await running
+        await eventually(lambda: not store.waiting_messages())
+        assert await A.notes_sent() == NUMBERS[:20]
+
+
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.CONFLICT])
 async def test_what_waits_for_unread_mail_keeps_its_place_when_its_entity_begins_again(
     store: FaultyStore, fault: Fault
