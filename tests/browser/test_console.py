@@ -321,7 +321,9 @@ def test_calls_between_entities_are_a_tree(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Gate/west")
 
 
-NO_POLLS = "{ const timer = setTimeout; window.setTimeout = (f, ms, ...more) => (ms < 1000 ? timer(f, ms, ...more) : 0); }"
+NO_POLLS = (
+    "{ const timer = setTimeout; window.setTimeout = (f, ms, ...more) => (ms < 1000 ? timer(f, ms, ...more) : 0); }"
+)
 HIDE = """(isHidden) => {
     Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
