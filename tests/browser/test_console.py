@@ -200,6 +200,16 @@ async def dead(cluster: LocalCluster) -> None:
 # --- What people do ---------------------------------------------------------------------------------------------------
 
 
+def test_the_last_error_of_a_retrying_activity_tells_where_it_was_raised(page: Page, site: Site) -> None:
+    site.run(wedge("traced", "Traced"))
+    open_page(page, "entity/Gate/traced/workflows", "Gate/traced")
+    operation = page.locator(".operation")
+    expect(operation.locator("pre")).to_be_hidden()
+    operation.get_by_text("Where it was raised").click()
+    expect(operation.locator("pre")).to_contain_text("site.py")
+    expect(operation.locator("pre")).to_contain_text("in open_gate")
+
+
 def test_state_is_edited_with_a_reason_and_its_versions_are_compared(page: Page, site: Site) -> None:
     site.run(Gate.ref("edited").shut("eve"))
     open_page(page, "entity/Gate/edited/state", "Gate/edited")
@@ -296,6 +306,8 @@ def test_a_dead_letter_is_sent_again(page: Page, site: Site) -> None:
     open_page(page, "letters", "Dead letters")
     row = page.get_by_role("row", name="Gate/inspected")
     expect(row).to_contain_text("no inspector")
+    row.get_by_text("Where it was raised").click()
+    expect(row.locator("pre")).to_contain_text("in Gate.inspect")
     answering.add("inspector")
     row.get_by_role("button", name="Send again").click()
     give_reason(page, "Send again")
@@ -507,6 +519,8 @@ def test_every_page_is_accessible_and_fits(
         page.goto(f"#/{where}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         page.wait_for_load_state("networkidle")
+        for fold in page.get_by_text("Where it was raised").all():
+            fold.click()
         page.evaluate(AXE)
         if violations := page.evaluate(RUN_AXE):
             found[name] = violations
