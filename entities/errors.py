@@ -34,6 +34,8 @@ class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
     cause: "ErrorBody | None" = None
     retry_after_s: float | None = None
     """When the next attempt is to be made, if whoever raised it says so."""
+    traceback: str = ""
+    """Where it was raised: only of a failed attempt and in a dead letter, for people (see traces.py)."""
 
 
 ERRORS: "dict[str, type[PerdureError]]" = {}

@@ -386,9 +386,9 @@ def failure(call: ActivityCall, error: BaseException) -> Event:
     return Event(EventKind.ERROR, call.number, msgspec.Raw(encode_error(error)))
 
 
-def encode_error(error: BaseException) -> bytes:
+def encode_error(error: BaseException, trace: str = "") -> bytes:
     """An error of user code as JSON that can be stored, whatever it holds: an error must never wedge its entity."""
-    body = error_body(error)
+    body = msgspec.structs.replace(error_body(error), traceback=trace)
     try:
         data = encode_json(body)
         if len(data) <= ERROR_BYTES_MAX and not has_nul(data):

@@ -276,7 +276,7 @@ class Attempts:
             call.operation,
             call.name,
             call.attempt,
-            NO_ERROR if error is None else encode_error(error),
+            NO_ERROR if error is None else encode_error(error, self._engine.trace_of(error)),
             next_us,
             call.first_us,
             status,

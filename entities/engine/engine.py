@@ -29,6 +29,7 @@ from ..metrics import LEASE_SECONDS, Reading
 from ..shard import shard_of
 from ..store.port import EntityStore
 from ..store.rows import AttemptRow, EntityWrite, ReminderRow
+from ..traces import trace_of
 from ..tracing import Tracing, look
 from ..transactional import StepTransactions
 from .activation import Activation
@@ -456,6 +457,10 @@ class Engine:
     def log_text(self, error: BaseException, text: str) -> str:
         """`text`, which repeats what an exception of user code says, or what may stand in a log in its place."""
         return f"{type(error).__name__} (its text is encrypted)" if self._outlets.hides_texts else text
+
+    def trace_of(self, error: BaseException) -> str:
+        """Where it was raised, to be stored for people; nothing where texts are encrypted."""
+        return "" if self._outlets.hides_texts else trace_of(error)
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Run something later on the host's loop."""

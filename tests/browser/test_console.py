@@ -8,7 +8,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect
 
 from examples.loan.activities import Application
 from examples.loan.entities import Loan, Rules
@@ -200,6 +200,16 @@ async def dead(cluster: LocalCluster) -> None:
 # --- What people do ---------------------------------------------------------------------------------------------------
 
 
+def test_the_last_error_of_a_retrying_activity_tells_where_it_was_raised(page: Page, site: Site) -> None:
+    site.run(wedge("traced", "Traced"))
+    open_page(page, "entity/Gate/traced/workflows", "Gate/traced")
+    operation = page.locator(".operation")
+    expect(operation.locator("pre")).to_be_hidden()
+    operation.get_by_text("Where it was raised").click()
+    expect(operation.locator("pre")).to_contain_text("site.py")
+    expect(operation.locator("pre")).to_contain_text("in open_gate")
+
+
 def test_state_is_edited_with_a_reason_and_its_versions_are_compared(page: Page, site: Site) -> None:
     site.run(Gate.ref("edited").shut("eve"))
     open_page(page, "entity/Gate/edited/state", "Gate/edited")
@@ -296,6 +306,8 @@ def test_a_dead_letter_is_sent_again(page: Page, site: Site) -> None:
     open_page(page, "letters", "Dead letters")
     row = page.get_by_role("row", name="Gate/inspected")
     expect(row).to_contain_text("no inspector")
+    row.get_by_text("Where it was raised").click()
+    expect(row.locator("pre")).to_contain_text("in Gate.inspect")
     answering.add("inspector")
     row.get_by_role("button", name="Send again").click()
     give_reason(page, "Send again")
@@ -321,13 +333,69 @@ def test_calls_between_entities_are_a_tree(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Gate/west")
 
 
-def test_a_page_follows_what_happens(page: Page, site: Site) -> None:
+NO_POLLS = (
+    "{ const timer = setTimeout; window.setTimeout = (f, ms, ...more) => (ms < 1000 ? timer(f, ms, ...more) : 0); }"
+)
+HIDE = """(isHidden) => {
+    Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def liveness(page: Page) -> Locator:
+    return page.locator(".liveness[aria-live=polite]")
+
+
+def test_the_page_of_an_entity_follows_its_stream(page: Page, site: Site) -> None:
     site.run(Gate.ref("live").shut("eve"))
+    page.add_init_script(NO_POLLS)
     open_page(page, "entity/Gate/live/timeline", "Gate/live")
+    expect(liveness(page)).to_have_text("Live")
     rows = page.locator("tbody tr")
     expect(rows).to_have_count(1)
     site.run(Gate.ref("live").shut("adam"))
     expect(rows).to_have_count(2)
+
+
+def test_without_a_stream_it_looks_now_and_then_until_there_is_one(page: Page, site: Site) -> None:
+    site.run(Gate.ref("polled").shut("eve"))
+    page.route("**/-/events", lambda route: route.fulfill(status=429, json={"code": "too_many_requests"}))
+    open_page(page, "entity/Gate/polled/timeline", "Gate/polled")
+    expect(liveness(page)).to_have_text("Looks every 1.5 s")
+    site.run(Gate.ref("polled").shut("adam"))
+    expect(page.locator("tbody tr")).to_have_count(2)
+    page.unroute("**/-/events")
+    expect(liveness(page)).to_have_text("Live")
+
+
+def test_a_gateway_that_is_away_is_told_and_found_again(page: Page, site: Site) -> None:
+    site.run(Gate.ref("away").shut("eve"))
+    open_page(page, "entity/Gate/away/timeline", "Gate/away")
+    expect(liveness(page)).to_have_text("Live")
+    page.route("**/console/api/**", lambda route: route.abort())
+    expect(liveness(page)).to_have_text("Not reachable")
+    expect(page.locator("main").get_by_role("alert")).to_contain_text("cannot be reached")
+    page.unroute("**/console/api/**")
+    expect(liveness(page)).to_have_text("Live")
+    expect(page.locator("main").get_by_role("alert")).to_be_hidden()
+
+
+def test_the_stream_is_left_with_the_page_and_while_the_tab_is_hidden(page: Page, site: Site) -> None:
+    site.run(Gate.ref("left").shut("eve"))
+
+    def is_stream(request: Request) -> bool:
+        return request.url.endswith("/-/events")
+
+    open_page(page, "entity/Gate/left/timeline", "Gate/left")
+    expect(liveness(page)).to_have_text("Live")
+    with page.expect_event("requestfailed", is_stream):
+        page.evaluate(HIDE, True)
+    with page.expect_request(is_stream) as again:
+        page.evaluate(HIDE, False)
+    assert again.value.headers["last-event-id"] == "1"
+    expect(liveness(page)).to_have_text("Live")
+    with page.expect_event("requestfailed", is_stream):
+        page.get_by_role("link", name="Audit").click()
 
 
 # --- Who may, and what may run ----------------------------------------------------------------------------------------
@@ -432,6 +500,8 @@ PAGES = {
 }
 
 
+WITH_TRACES = {"letters", "workflows"}
+
 TOO_WIDE = """() => [...document.querySelectorAll("body *")]
     .filter((one) => !one.closest(".scroll, .tabs, nav, .picture"))
     .filter((one) => one.getBoundingClientRect().right > innerWidth + 1)
@@ -451,6 +521,8 @@ def test_every_page_is_accessible_and_fits(
         page.goto(f"#/{where}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         page.wait_for_load_state("networkidle")
+        if name in WITH_TRACES:
+            page.get_by_text("Where it was raised").first.click()
         page.evaluate(AXE)
         if violations := page.evaluate(RUN_AXE):
             found[name] = violations

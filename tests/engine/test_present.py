@@ -1,7 +1,10 @@
 """`present`: what is going on at an entity, told from what is committed (P8), with no host alive."""
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.entities import (
@@ -15,11 +18,14 @@ from perdure.entities import (
     history,
     workflow,
 )
+from perdure.entities.encryption import EncryptionCodec
 from perdure.entities.errors import InvalidArguments, NoSuchEntity
 from perdure.entities.history import What
 from perdure.entities.ids import EntityId
 from perdure.entities.present import present
-from perdure.entities.testing import PerdureTest
+from perdure.entities.store.encoded import EncodedStore
+from perdure.entities.store.memory import MemoryStore
+from perdure.entities.testing import LocalCluster, PerdureTest
 
 
 @activity(retry=RetryPolicy(initial=timedelta(hours=1), maximum=timedelta(hours=1)))
@@ -127,3 +133,43 @@ async def test_the_history_names_whom_a_run_has_called() -> None:
         assert asked.details == {"target": "Gate/east"}
         [received] = (await history(Gate.ref("east"))).events
         assert received.sender == "Walk/w"
+
+
+# --- Where errors came from -------------------------------------------------------------------------------------------
+
+
+async def test_errors_of_attempts_and_dead_letters_tell_where_they_were_raised() -> None:
+    async with PerdureTest([Gate]) as world:
+        await Gate.ref("north").run.start("North Field")
+        with pytest.raises(ApplicationError) as answered:
+            await Gate.ref("north").inspect()
+        assert answered.value.body().traceback == ""
+        with pytest.raises(ApplicationError):
+            await Gate.ref("north").inspect.send()
+        await world.settled()
+        now = await present(Gate.ref("north"))
+        [operation] = now.runs[0].operations
+        assert operation.last_error["traceback"].splitlines()[-1].endswith("in open_gate")
+        [letter] = now.dead_letters
+        told = msgspec.json.decode(msgspec.json.encode(letter.error))
+        assert told["traceback"].splitlines()[-1].endswith("in Gate.inspect")
+        assert __file__ in told["traceback"]
+        told_since = await history(Gate.ref("north"))
+        assert "traceback" not in str([event.error for event in told_since.events if event.what is What.MESSAGE])
+
+
+async def test_where_texts_are_encrypted_none_is_stored() -> None:
+    codec = EncryptionCodec({"k1": bytes(range(32))})
+    store: Any = EncodedStore(MemoryStore(), codec, namespace="tests")
+    async with LocalCluster([Gate], store=store):
+        await Gate.ref("north").run.start("North Field")
+        with pytest.raises(ApplicationError):
+            await Gate.ref("north").inspect.send()
+        async with asyncio.timeout(30):
+            while not (now := await present(Gate.ref("north"))).runs[0].operations[0].attempts:
+                await asyncio.sleep(0.005)
+        [operation] = now.runs[0].operations
+        assert operation.last_error["message"] == "the gate of North Field does not answer"
+        assert "no inspector" in str(bytes(msgspec.json.encode(now.dead_letters)))
+        assert "traceback" not in operation.last_error
+        assert b"traceback" not in msgspec.json.encode(now.dead_letters)

@@ -29,15 +29,21 @@ export function path(segments, conditions = {}) {
   return segments.map(encodeURIComponent).join("/") + (text && `?${text}`);
 }
 
-async function once(method, where, body, headers, signal) {
+const away = () => new Problem(0, { detail: "The gateway cannot be reached. This page keeps trying." });
+
+function authorization() {
   const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+async function once(method, where, body, headers, signal) {
   let answer, text;
   try {
     answer = await fetch(new URL(where, BASE), {
       method,
       headers: {
         ...headers,
-        ...(key && { Authorization: `Bearer ${key}` }),
+        ...authorization(),
         ...(body !== undefined && { "Content-Type": "application/json" }),
       },
       body: body === undefined ? undefined : JSON.stringify(body),
@@ -47,7 +53,7 @@ async function once(method, where, body, headers, signal) {
     text = await answer.text();
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Problem(0, { detail: "The gateway cannot be reached. This page keeps trying." });
+    throw away();
   }
   let content = null;
   try {
@@ -76,6 +82,48 @@ async function withKey(...request) {
 }
 
 export const get = async (where, signal) => (await withKey("GET", where, undefined, {}, signal)).content;
+
+/**
+ * The server-sent events at `where` after the one with the id `after`: `{ id, data }` for each, and null for a mere sign
+ * of life. By `fetch`, since an `EventSource` sends no key and does not say why it was refused. Throws Problem.
+ */
+export async function* events(where, { after, signal }) {
+  const headers = { Accept: "text/event-stream", ...authorization(), ...(after !== undefined && { "Last-Event-ID": after }) };
+  const answer = await fetch(new URL(where, BASE), { headers, signal, cache: "no-store" }).catch(() => { throw away(); });
+  if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new Problem(answer.status, { detail: "no stream" });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const parse = eventParser();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield* parse(value);
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/** A function that takes pieces of a stream as they come and gives the events that are whole, see `events`. */
+export function eventParser() {
+  let rest = "", id, data;
+  return (text) => {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop();
+    const found = [];
+    for (const line of lines) {
+      if (line.startsWith("id: ")) id = line.slice(4);
+      else if (line.startsWith("data: ")) data = line.slice(6);
+      else if (line.startsWith(":")) found.push(null);
+      else if (line === "" && data !== undefined) {
+        found.push({ id, data: JSON.parse(data) });
+        data = undefined;
+      }
+    }
+    return found;
+  };
+}
 
 /** Under a key of its own, so that a repeat by the browser or a proxy is applied once. Gives content and version. */
 export const send = (where, body = {}, { prefer } = {}) =>

@@ -15,6 +15,11 @@ const TABS = {
   history: ["History", () => import("./history.js")],
 };
 const EVERY_MS = 1_500;
+const LIVENESS = { live: ["Live", "live"], polling: [`Looks every ${EVERY_MS / 1_000} s`, "calm"], unreachable: ["Not reachable", "bad"] };
+
+/** How the page stays up to date. One element for all tabs: screen readers are told when it changes, not at each tab. */
+const liveness = h("p", { class: "liveness", role: "status", "aria-live": "polite" });
+let followed = "";
 
 export const place = ([type, key]) => `${type}/${key}`;
 
@@ -23,10 +28,12 @@ export async function show(here) {
   const tab = TABS[chosen] ? chosen : "timeline";
   const module = await TABS[tab][1]();
   if (here.signal.aborted) return;
+  if (followed !== place(here.parts)) refresh(liveness, null, () => []);
+  followed = place(here.parts);
   const facts = h("div", { class: "stack" });
   const body = h("div", { class: "stack" });
   here.root.replaceChildren(
-    h("div", { class: "head" }, h("h1", null, h("span", { class: "soft" }, `${type}/`), key), facts),
+    h("div", { class: "head" }, h("h1", null, h("span", { class: "soft" }, `${type}/`), key), facts, liveness),
     h("nav", { class: "tabs", "aria-label": "About this entity" }, Object.entries(TABS).map(([name, [label]]) =>
       h("a", { href: entityPath(type, key, name), "aria-current": name === tab ? "page" : null }, label))),
     body,
@@ -44,7 +51,7 @@ export async function show(here) {
     now: null,
   };
   const view = await module.make(entity, body);
-  entity.look = here.live(async () => {
+  entity.look = here.follow(async () => {
     let now = null;
     try {
       now = await entity.get(entity.at("-", "now"));
@@ -54,7 +61,10 @@ export async function show(here) {
     entity.now = now;
     refresh(facts, now && [now.version, now.updated_at, now.runs.map((run) => [run.workflow, run.status, run.paused])], () => head(now));
     await view(now);
-  }, EVERY_MS);
+  }, entity.at("-", "events"), EVERY_MS, (how) => {
+    const [text, tone] = LIVENESS[how];
+    refresh(liveness, how, () => h("span", { class: `badge ${tone}` }, text));
+  });
 }
 
 async function remembered(entity, conditions) {

@@ -7,7 +7,7 @@ import { table } from "./ui.js";
 
 export const show = (here) => listPage(here, {
   title: "Hosts",
-  about: "Ray actors that own shards and run entities. They are started, drained and ended with perdure up, drain and down; their processes are shown by Ray's own dashboard (port 8265).",
+  about: "Ray actors that own shards and run entities. They are started and ended with perdure up and perdure down; their processes are shown by Ray's own dashboard (port 8265).",
   route: "hosts",
   rowsOf: (answer) => answer.hosts,
   none: "No host was ever here.",

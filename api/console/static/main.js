@@ -3,6 +3,7 @@
 import { get, onUnauthorized } from "./api.js";
 import { h } from "./dom.js";
 import { entityPath, tick } from "./format.js";
+import { keepFollowing, keepLooking } from "./live.js";
 import { dialog, labelled, problemBox } from "./ui.js";
 
 const PAGES = {
@@ -18,7 +19,6 @@ const PAGES = {
 };
 const KEYS = { h: "home", e: "entities", w: "worklist", s: "schedules", d: "letters", t: "types", o: "hosts", a: "audit" };
 const READY_MS = 10_000;
-const BACK_OFF_MAX_MS = 15_000;
 
 const main = document.getElementById("main");
 const banner = document.getElementById("banner");
@@ -38,38 +38,18 @@ function context(parts, query) {
     root: main,
     signal,
     /** Call `look` now and then every so many ms while the page is seen; the function that it gives looks at once. */
-    live: (look, everyMs = 2_000) => keepLooking(look, everyMs, signal),
+    live: (look, everyMs = 2_000) => keepLooking(look, () => everyMs, signal, told),
+    /** The same, and at each change that the stream at `where` tells; `say` hears "live", "polling" or "unreachable". */
+    follow: (look, where, everyMs, say) => keepFollowing(look, where, everyMs, signal, told, say),
   };
 }
 
-function keepLooking(look, everyMs, signal) {
-  let timer, failures = 0, isLooking = false, again = false;
-  async function now() {
-    clearTimeout(timer);
-    if (isLooking) { again = true; return; }
-    isLooking = true;
-    try {
-      await look();
-      failures = 0;
-    } catch (error) {
-      if (signal.aborted) return;
-      failures += 1;
-      if (!error.status && error.status !== 0) console.error(error);
-      let box = main.querySelector(":scope > .problem");
-      if (!box) main.prepend(box = problemBox(error));
-      else box.replaceWith(problemBox(error));
-    } finally {
-      isLooking = false;
-    }
-    if (signal.aborted) return;
-    if (!failures) main.querySelector(":scope > .problem")?.remove();
-    if (again) { again = false; await now(); return; }
-    timer = setTimeout(() => (document.hidden ? wait() : now()), failures ? Math.min(everyMs * 2 ** failures, BACK_OFF_MAX_MS) : everyMs);
-  }
-  const wait = () => document.addEventListener("visibilitychange", () => !signal.aborted && now(), { once: true });
-  signal.addEventListener("abort", () => clearTimeout(timer));
-  now();
-  return now;
+/** Above the page: why it could not be looked at; nothing if it could. */
+function told(error) {
+  const box = main.querySelector(":scope > .problem");
+  if (!error) box?.remove();
+  else if (box) box.replaceWith(problemBox(error));
+  else main.prepend(problemBox(error));
 }
 
 let shown = "";

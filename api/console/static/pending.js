@@ -4,7 +4,8 @@ import { button, discard, resend } from "./actions.js";
 import { h, refresh } from "./dom.js";
 import { nothing } from "./entity.js";
 import { addressLink, duration, errorLine, when } from "./format.js";
-import { empty, table, value } from "./ui.js";
+import { causes } from "./timeline.js";
+import { empty, table, traceback, value } from "./ui.js";
 
 export async function make(entity, place) {
   const list = h("div", { class: "stack" });
@@ -24,7 +25,7 @@ export async function make(entity, place) {
       ]),
       section("Dead letters", "Messages that were given up after their last attempt.", now.dead_letters, now.rows_max, [
         ["Message", (one) => one.name], ["Given up", (one) => when(one.died_at), "tight"], ["Attempts", (one) => one.attempts, "right tight"],
-        ["Error", (one) => h("span", { class: "error" }, errorLine(one.error))], ["Arguments", (one) => value(one.args, one.message_id)],
+        ["Error", (one) => [h("span", { class: "error" }, errorLine(one.error)), causes(one.error), traceback(one.error, one.message_id)]], ["Arguments", (one) => value(one.args, one.message_id)],
         ["", (one) => h("div", { class: "buttons" }, button("Send again", () => resend(one), entity.look, { tone: "primary", key: `again-${one.message_id}` }), button("Discard", () => discard(one), entity.look, { tone: "danger", key: `discard-${one.message_id}` })), "tight"],
       ]),
     ]);

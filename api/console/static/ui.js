@@ -126,6 +126,10 @@ export function value(data, key) {
   return h("details", { class: "value", "data-key": key }, h("summary", null, h("code", null, `${text.slice(0, 72)}…`)), json(data));
 }
 
+/** Where an error was raised, if that is stored. */
+export const traceback = (error, key) =>
+  error?.traceback && h("details", { "data-key": `${key}-trace` }, h("summary", null, "Where it was raised"), h("pre", { class: "trace" }, error.traceback));
+
 /** Save text as a file. */
 export function download(name, text, type = "application/json") {
   const url = URL.createObjectURL(new Blob([text], { type }));

@@ -5,7 +5,7 @@ import { h, refresh } from "./dom.js";
 import { nothing } from "./entity.js";
 import { addressLink, badge, clock, entityPath, errorLine, full, when } from "./format.js";
 import { causes } from "./timeline.js";
-import { empty, json, table, value } from "./ui.js";
+import { empty, json, table, traceback, value } from "./ui.js";
 
 const JOURNAL = 300;
 const DECISION = "decision:";
@@ -77,7 +77,7 @@ function operationBox(entity, about, one, isParked, look) {
       one.since && fact("since", when(one.since)),
       one.attempts > 0 && fact("failed attempts", one.attempts),
       one.next_at && fact(one.kind === "timer" ? "due" : one.status === "outside" ? "limit" : "next try", when(one.next_at))),
-    one.last_error && h("div", { class: "error" }, errorLine(one.last_error), causes(one.last_error)),
+    one.last_error && h("div", { class: "error" }, errorLine(one.last_error), causes(one.last_error), traceback(one.last_error, key)),
     one.heartbeat !== null && h("div", null, h("span", { class: "soft" }, "heartbeat "), value(one.heartbeat, `${key}-beat`)),
     one.input !== null && h("div", null, h("span", { class: "soft" }, "in "), value(one.input, `${key}-in`)));
 }

@@ -9,6 +9,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ...context import current
 from ...errors import (
     HandlerTimeout,
@@ -229,7 +231,8 @@ class HandlerTurns(Rebuild):
         if method.retry.is_final(wrapped, delivery.attempts) or isinstance(error, Rejected):
             log.error("%s.%s failed %d times, dead-lettered: %s", self.id, method.name, delivery.attempts, text)
             write = self._consume(delivery, ok=False, body=encode_json(body))
-            write.dead_letters.append(DeadLetter(delivery.envelope, delivery.attempts, encode_json(body)))
+            told = msgspec.structs.replace(body, traceback=self.engine.trace_of(error))
+            write.dead_letters.append(DeadLetter(delivery.envelope, delivery.attempts, encode_json(told)))
             if delivery.fired is not None:
                 self._fired(write, delivery, delivery.fired, Effects())
             return
