@@ -94,7 +94,8 @@ class _Server(uvicorn.Server):
 
 class _Startup:
     """Remembers why the application's own start-up failed (uvicorn would only log it), and tells of the end: at once
-    whoever is in front (draining.py), then streams."""
+    whoever is in front (draining.py), then streams.
+    """
 
     def __init__(self, app: ASGIApp, draining: asyncio.Event) -> None:
         self.app = app
