@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from campaigns import balancer, rolling
 from campaigns.balancer import Balancer, Connection
 from campaigns.driver import METERS, Call, Driven, Driver
+from campaigns.releases.second import Meter
 from campaigns.verdict import Verdict
 from perdure.api import Settings, health_router
 from perdure.api.serve import bind, serving
@@ -21,7 +22,7 @@ RATE = 100.0
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     monkeypatch.setattr(balancer, "PROBE_EVERY_S", 0.02)
     set_default(FakeCaller())
     yield
@@ -168,7 +169,7 @@ async def test_a_call_that_is_lost_or_doubled_fails_it(
         async def read(self) -> int:
             return value if self.key == "m-0" else 0
 
-    monkeypatch.setattr(rolling.Meter, "ref", Ref)
+    monkeypatch.setattr(Meter, "ref", Ref)
     verdict = Verdict("rolling", 1)
     await rolling._check_meters(verdict, [call(total=total) for total in totals])
     assert verdict.is_ok is is_ok
