@@ -91,11 +91,11 @@ async def test_a_gateway_that_drains_costs_no_call() -> None:
     assert {call.port for call in seen.calls[ended:]} == {staying.port}
 
 
-async def test_one_that_ends_without_notice_does() -> None:
+async def test_one_that_ends_without_notice_does(monkeypatch: pytest.MonkeyPatch) -> None:
     async with contextlib.AsyncExitStack() as stack:
         going, staying = [await start(stack), await start(stack)]
         async with driven([going, staying]) as (_, seen):
-            await until(lambda: len(seen.calls) > METERS)
+            monkeypatch.setattr(balancer, "PROBE_EVERY_S", 3_600.0)
             await going.stack.aclose()
             await until(lambda: any(call.failure for call in seen.calls))
 
