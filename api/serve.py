@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 END_S = 5.0
 """How long open responses (streams of events, slow callers) may go on after the end has been asked for."""
+PASSES, PASS_S = 5, 0.02
+"""So often the event loop looks for requests that have come before the listener is closed."""
 KEEP_ALIVE_S = 75
 """How long a connection may idle. Longer than balancers keep theirs (60 s is common), so that it is they who close: a
 request that meets our closing of its connection fails."""
@@ -86,6 +88,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.is_up.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # A pass of a busy loop may take a second: connections of that time wait in the kernel, or are accepted and not
+        # read yet. Closed now they would be reset with the requests in them.
+        for _ in range(PASSES):
+            await asyncio.sleep(PASS_S)
+        await super().shutdown(sockets=sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 from perdure.api import Settings, entity_router, health_router
 from perdure.api.commands.serving import until_drained
 from perdure.api.interrupts import Interrupts
-from perdure.api.serve import KEEP_ALIVE_S, configuration, serving
+from perdure.api.serve import KEEP_ALIVE_S, _Server, bind, configuration, serving
 
 from .fake import FakeCaller
 from .shop import Order
@@ -114,6 +115,22 @@ async def test_an_answer_says_so_once(caller: FakeCaller) -> None:
         site.draining.set()
         again = await http.post("/orders/o-1/add", content=b"x" * 2_000)
     assert refused.headers.get_list("connection") == again.headers.get_list("connection") == ["close"]
+
+
+async def test_what_has_come_while_the_loop_was_busy_is_answered(caller: FakeCaller) -> None:
+    app = FastAPI()
+    app.include_router(entity_router(Order), prefix="/orders")
+    config = configuration(app)
+    config.load()
+    server = _Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with bind("127.0.0.1", 0) as listener:
+        await server.startup(sockets=[listener])
+        with socket.create_connection(listener.getsockname()) as client:  # blocking: nobody has accepted it
+            client.sendall(PICK_UP.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            await server.shutdown(sockets=[listener])
+            assert Answer(client.recv(65_536)).status == 200
+    assert len(caller.envelopes) == 1
 
 
 @pytest.mark.parametrize(("number", "is_drained"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
