@@ -123,7 +123,7 @@ chaos: $(READY) ## several Ray nodes under load and every fault we know for 30 m
 chaos-short: $(READY) ## the same for a minute and a half, with the starting and the checking about three
 	$(BIN)/python -m chaos --minutes 1.5 --reminders 20000 $(ARGS)
 
-CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation years zombie
+CAMPAIGNS := approvals counters dedicated exactly-once-messages long-lives orders passivation rolling years zombie
 
 .PHONY: campaigns
 campaigns: $(READY) ## real faults on a real cluster, one campaign after the other, about fifteen minutes

@@ -303,7 +303,8 @@ def serve(
     namespace: Namespace = "",
     debug: Debug = False,
 ) -> None:
-    """Run a gateway for hosts that `perdure up` has started. SIGTERM ends it, after the requests under way.
+    """Run a gateway for hosts that `perdure up` has started. SIGTERM ends it: for PERDURE_DRAIN_S seconds it goes on,
+    not ready any more, then the requests under way finish.
 
     Example: perdure serve shop.app --host 0.0.0.0 --port 8000
     """

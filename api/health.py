@@ -13,6 +13,7 @@ from ..cluster.routes import RouteTable
 from ..cluster.stores import Store, StoreAddress
 from ..entities.errors import PerdureError
 from .authorise import IS_TRUSTED
+from .draining import is_draining
 from .exchange import caller_of
 
 CHECK_TIMEOUT_S = 3.0
@@ -65,7 +66,7 @@ def health_router() -> APIRouter:
 
     @router.get("/readyz", summary="Ready?", responses={503: {"description": "Not ready"}})
     async def readyz(request: Request) -> Response:
-        """A request would be served now: the store answers and every shard has an owner."""
+        """A request would be served now: the store answers, every shard has an owner, this process does not end."""
         missing = await what_is_missing(request)
         body: dict[str, Any] = {"status": "not ready" if missing else "ready"}
         if missing and request.scope.get("perdure", {}).get(IS_TRUSTED, False):
@@ -76,7 +77,9 @@ def health_router() -> APIRouter:
 
 
 async def what_is_missing(request: Request) -> list[str]:
-    """What keeps requests from being served; empty if nothing does."""
+    """What keeps requests from being served, or will in a moment; empty if nothing does."""
+    if is_draining(request.scope):
+        return ["this gateway is about to end"]
     try:
         caller_of(request)
     except PerdureError as error:

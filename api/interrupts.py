@@ -34,6 +34,8 @@ class Interrupts:
     def __init__(self) -> None:
         self._asked = asyncio.Event()
         self._asked_at = 0.0
+        self.asked_by: signal.Signals | None = None
+        """What asked for the end; None as long as nothing has."""
         self.spared: set[int] = set()
         """Processes that `end_at_once` leaves alone, with all below them."""
 
@@ -41,15 +43,16 @@ class Interrupts:
         """Take the signals over; again after a library has taken them."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if self._asked.is_set():
             if now - self._asked_at > ECHO_S:
                 self.end_at_once()
             return
         self._asked_at = now
+        self.asked_by = number
         self._asked.set()
         _say("\nStopping … (again to stop at once)")
 

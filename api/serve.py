@@ -15,6 +15,7 @@ from ..cluster.loopback import is_loopback
 from ..entities.errors import StartRefused
 from .access import Guard
 from .console.beside import Console
+from .draining import DRAINING, closing
 from .limits import HEADER_BYTES_MAX, Limits
 from .protocol import BoundedHeadProtocol
 from .settings import Settings
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 END_S = 5.0
 """How long open responses (streams of events, slow callers) may go on after the end has been asked for."""
+PASSES, PASS_S = 5, 0.02
+"""So often the event loop looks for requests that have come before the listener is closed."""
+KEEP_ALIVE_S = 75
+"""How long a connection may idle. Longer than balancers keep theirs (60 s is common), so that it is they who close: a
+request that meets our closing of its connection fails."""
 
 
 class AddressRefused(StartRefused):
@@ -83,23 +89,33 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         self.is_up.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # A pass of a busy loop may take a second: connections of that time wait in the kernel, or are accepted and not
+        # read yet. Closed now they would be reset with the requests in them.
+        for _ in range(PASSES):
+            await asyncio.sleep(PASS_S)
+        await super().shutdown(sockets=sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
 
 class _Startup:
-    """Remembers why the application's own start-up failed (uvicorn would only log it), and tells streams of the end."""
+    """Remembers why the application's own start-up failed (uvicorn would only log it), and tells of the end: at once
+    whoever is in front (draining.py), then streams.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, draining: asyncio.Event) -> None:
         self.app = app
+        self.draining = draining
         self.error: BaseException | None = None
         self.ending = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            scope.setdefault("perdure", {})[ENDING] = self.ending
-            await self.app(scope, receive, send)
+            scope.setdefault("perdure", {}).update({ENDING: self.ending, DRAINING: self.draining})
+            await self.app(scope, receive, closing(send, self.draining))
             return
 
         async def quiet(message: Message) -> None:
@@ -115,16 +131,19 @@ class _Startup:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, settings: Settings, *, listener: socket.socket | None = None) -> AsyncGenerator[str]:
+async def serving(
+    app: Any, settings: Settings, *, listener: socket.socket | None = None, draining: asyncio.Event | None = None
+) -> AsyncGenerator[str]:
     """Serve `app` for the time of the block; gives its URL. The listener is closed at the end.
 
+    draining: set it some time before the end of the block, and whoever is in front can leave in order (draining.py).
     At the end: no new connections, open responses finish (5 s at most), the application's lifespan ends. Raises
     InsecureBind, AddressRefused, and whatever the application's start-up raises.
     """
     state = getattr(app.app if isinstance(app, Console) else app, "state", None)
     check_binding(settings, is_locked=bool(getattr(state, "has_authenticator", False)))
     listener = listener or bind(settings.host, settings.port)
-    startup = _Startup(guarded(app, settings))
+    startup = _Startup(guarded(app, settings), draining or asyncio.Event())
     server = _Server(configuration(startup))
     task = asyncio.create_task(_serve(server, listener))
     try:
@@ -136,6 +155,7 @@ async def serving(app: Any, settings: Settings, *, listener: socket.socket | Non
             raise startup.error or StartRefused("the application did not start")
         yield _url(settings.host, listener)
     finally:
+        startup.draining.set()
         startup.ending.set()
         server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
@@ -155,6 +175,7 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(END_S),
     )
 

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """Requests that one gateway process answers at a time, those that wait for a result included; more get 429."""
     streams_max: int = Field(default=500, ge=0)
     """Streams of events that one gateway process keeps open at a time; more get 429. Each reads a row a second."""
+    drain_s: float = Field(default=10.0, ge=0, le=WAIT_S_MAX)
+    """How long `perdure serve` goes on after SIGTERM, not ready any more, until those in front send elsewhere."""
     show_errors: bool = False
     """Whether callers see the text of unexpected exceptions of user code (their class they always see)."""
     docs: bool = True

@@ -1,4 +1,4 @@
-"""python -m campaigns NAME [--rounds N] [--seconds S] [--seed S] [--hosts H] [--json FILE]"""
+"""python -m campaigns NAME [--rounds N] [--seconds S] [--seed S] [--hosts H] [--rate R] [--json FILE]"""
 
 import argparse
 import asyncio
@@ -22,6 +22,7 @@ CAMPAIGNS = {
     "dedicated": "an entity in a Ray actor of its own, killed",
     "transfers": "64 transfers at a time, by transaction and by saga, while hosts are killed",
     "exactly-once-messages": "numbered messages from entity to entity while hosts are killed",
+    "rolling": "hosts and gateways of a new release under 500 calls/s, and no failed call",
     "years": "fifty subscriptions of ten years, three releases and a wrong one, fifty restarts",
     "programs": "random asyncio programs, evicted and crashed at random (no Ray, no Postgres)",
 }
@@ -39,13 +40,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="how long the load lasts")
     parser.add_argument("--seed", type=int, default=None, help="of every choice; printed in any case")
     parser.add_argument("--hosts", type=int, help="host processes")
+    parser.add_argument("--rate", type=float, help="calls per second (rolling)")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="the campaign fails if it takes longer, seconds")
     parser.add_argument("--json", type=Path, help="write the verdict there too")
     parser.add_argument("--keep", action="store_true", help="keep the database")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1_000_000)
-    options = Options(seed=seed, rounds=chosen.rounds, seconds=chosen.seconds, hosts=chosen.hosts, keep=chosen.keep)
+    options = Options(
+        seed=seed,
+        rounds=chosen.rounds,
+        seconds=chosen.seconds,
+        hosts=chosen.hosts,
+        rate=chosen.rate,
+        keep=chosen.keep,
+    )
     print(f"campaign {chosen.name}: seed {seed}", flush=True)
     campaign = importlib.import_module(f".{chosen.name.replace('-', '_')}", __package__)
     verdict: Verdict = asyncio.run(_within(chosen.limit, campaign.run(options)))

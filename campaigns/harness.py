@@ -61,6 +61,7 @@ class Options:
     rounds: int | None = None
     seconds: float | None = None
     hosts: int | None = None
+    rate: float | None = None
     keep: bool = False
     """Keep the directory with the database, also after success."""
 

@@ -1,6 +1,8 @@
 """`perdure serve MODULE`: a gateway on a cluster that runs already. It starts nothing; any number of them are alike."""
 
+import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def serve_module(settings: Settings, module: str, say: Say) -> None:
-    """Serve until SIGINT or SIGTERM; open responses finish first. Raises what failure_of() explains."""
+    """Serve until SIGINT, or SIGTERM and a drain; open responses finish first. Raises what failure_of() explains."""
     check_binding(settings)
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
         put_on_path(Path.cwd())
@@ -31,14 +33,26 @@ def serve_module(settings: Settings, module: str, say: Say) -> None:
 async def _serve(settings: Settings, target: Target, listener: socket.socket, say: Say) -> None:
     interrupts = Interrupts()
     interrupts.listen()
-    async with gateway(settings, target, listener) as url:
+    draining = asyncio.Event()
+    async with gateway(settings, target, listener, draining) as url:
         interrupts.listen()  # Ray has taken SIGTERM over
         say(f"Serving {', '.join(definition.name for definition in target.registry)} on {url}")
-        await interrupts.wait()
+        await until_drained(interrupts, draining, settings.drain_s, say)
+
+
+async def until_drained(interrupts: Interrupts, draining: asyncio.Event, drain_s: float, say: Say) -> None:
+    """Until the end is asked for; after SIGTERM, which comes from a manager of processes, drain_s seconds more."""
+    await interrupts.wait()
+    if interrupts.asked_by is signal.SIGTERM and drain_s > 0:
+        draining.set()
+        say(f"Draining: for {drain_s:g} s requests are served, and /readyz says that there should be no more of them")
+        await asyncio.sleep(drain_s)
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, target: Target, listener: socket.socket) -> AsyncGenerator[str]:
+async def gateway(
+    settings: Settings, target: Target, listener: socket.socket, draining: asyncio.Event | None = None
+) -> AsyncGenerator[str]:
     """The module's application, or one made from its classes, for the time of the block; gives its URL."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(
@@ -50,7 +64,9 @@ async def gateway(settings: Settings, target: Target, listener: socket.socket) -
                 is_pooled=settings.pooled,
             )
         )
-        yield await stack.enter_async_context(serving(application(target, settings), settings, listener=listener))
+        yield await stack.enter_async_context(
+            serving(application(target, settings), settings, listener=listener, draining=draining)
+        )
 
 
 def application(target: Target, settings: Settings) -> Any:

@@ -23,10 +23,11 @@ SHORT = {
     "orders": ["--rounds", "3"],
     "passivation": ["--rounds", "1"],
     "programs": ["--rounds", "40"],
+    "rolling": ["--seconds", "3", "--rate", "60"],
     "transfers": ["--seconds", "8"],
     "zombie": ["--rounds", "1"],
 }
-EVERY_TIME = ("dedicated", "exactly-once-messages", "orders", "transfers", "zombie")
+EVERY_TIME = ("dedicated", "exactly-once-messages", "orders", "rolling", "transfers", "zombie")
 """The others show at more expense what tests of the same promises show, too."""
 
 

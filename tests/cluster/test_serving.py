@@ -40,7 +40,7 @@ async def test_the_command_joins_from_a_process_of_its_own_and_ends_at_sigterm(w
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tests.dev.main", *words),
-        env=os.environ | {"PERDURE_DSN": world.dsn, "PERDURE_NAMESPACE": world.namespace},
+        env=os.environ | {"PERDURE_DSN": world.dsn, "PERDURE_NAMESPACE": world.namespace, "PERDURE_DRAIN_S": "0.2"},
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
@@ -51,5 +51,8 @@ async def test_the_command_joins_from_a_process_of_its_own_and_ends_at_sigterm(w
         answer = await http.post("/entities/Counter/c/add", json={"amount": 3}, timeout=60)
         assert answer.json() == 3
     process.terminate()
+    said = (await process.stdout.read()).decode()
+    assert "Stopping …" in said
+    assert "Draining: for 0.2 s" in said
     assert await process.wait() == 0
     assert len(await world.hosts()) == 1

@@ -166,7 +166,9 @@ def test_probes_and_ports_are_those_of_a_gateway() -> None:
     assert COMPOSE["services"]["gateway"]["ports"] == [f"127.0.0.1:{served}:{served}"]
     [healthy] = re.findall(r"http://127.0.0.1:(\d+)(/\w+)", DOCKERFILE)
     assert healthy == (served, "/livez")
-    assert GATEWAY["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > END_S
+    ends_s = Settings.model_fields["drain_s"].default + END_S
+    assert GATEWAY["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > ends_s
+    assert float(COMPOSE["services"]["gateway"]["stop_grace_period"].removesuffix("s")) > ends_s
 
 
 def test_a_gateway_that_others_reach_has_credentials_and_ray_its_token() -> None:
