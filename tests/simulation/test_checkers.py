@@ -565,7 +565,11 @@ def test_what_is_quiet() -> None:
 
 def test_a_run_that_proves_nothing() -> None:
     record = Record()
-    record.ops = [op(), op(came=Came.FAIL), op(came=Came.UNKNOWN)]
+    record.ops = [op(), op(came=Came.FAIL), op(came=Came.UNKNOWN, until=60.0)]
     assert vacuity(record, least_ok=0.3) == []
     told(vacuity(record, least_ok=0.5), "1 of 3 operations")
+    record.ops[2].t_return = 2.0
+    assert vacuity(record, least_ok=0.5) == [], "one short outage"
+    record.ops = [op(came=Came.UNKNOWN)]
+    told(vacuity(record, least_ok=0.5), "0 of 1 operations")
     told(vacuity(Record()), "0 operations")
