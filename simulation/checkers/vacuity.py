@@ -5,7 +5,7 @@ from simulation.record import Came, Record
 
 NAME = "L vacuity"
 OUTAGE_S = 5.0
-"""So long everybody may be gone by chance: the longest lease. What fell into less than that proves nothing either way."""
+"""So long everybody may be gone by chance: the longest lease. What fell into less proves nothing either way."""
 
 
 def vacuity(record: Record, *, least_ok: float = 0.1, least_ops: int = 1) -> list[Violation]:
