@@ -17,11 +17,12 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
+from perdure.entities.engine.activation import Activation
 from perdure.entities.engine.arrivals import Arrivals
 from perdure.entities.engine.deliveries import ActivityDone, Fire, Item
 from perdure.entities.engine.engine import Engine
@@ -106,9 +107,11 @@ def _repeat_everything() -> None:
         wake(self, entities)
         return wake(self, entities)
 
-    def mail_twice(self: Arrivals, envelopes: Sequence[Envelope]) -> None:
-        mail(self, envelopes)
-        mail(self, envelopes)
+    def mail_twice(
+        self: Arrivals, asked: Mapping[EntityId, Activation], envelopes: Sequence[Envelope], *, per_entity_max: int
+    ) -> None:
+        mail(self, asked, envelopes, per_entity_max=per_entity_max)
+        mail(self, asked, envelopes, per_entity_max=per_entity_max)
 
     def offer_twice(self: Arrivals, entity: EntityId, item: Item) -> None:
         offer(self, entity, item)
