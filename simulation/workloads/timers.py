@@ -127,13 +127,18 @@ class Timers(Base):
     async def settle(self, world: Driver) -> None:
         # What recurs would never be quiet. What comes once has its time.
         await world.sleep(5 * self.pace_s)
-        if isinstance(world, Cuts):
+        if not isinstance(world, Cuts):
+            await self._cancel(world, [(alarm, name) for alarm in self.alarms for name in self.reminders])
+        while isinstance(world, Cuts):  # again: what its caller has given up may be set while others are cancelled
             recurring = [(row.entity.key, row.name) for row in (await world.cut()).reminders if row.is_recurring]
-        else:
-            recurring = [(alarm, name) for alarm in self.alarms for name in self.reminders]
+            if not recurring:
+                break
+            await self._cancel(world, recurring)
+        await self.quiet(world)
+
+    async def _cancel(self, world: Driver, recurring: list[tuple[str, str]]) -> None:
         for key, name in recurring:
             await self.final(world, Alarm.ref(key), f"cancel {name}", lambda: Alarm.ref(key).cancel(name))
-        await self.quiet(world)
 
     def check(self, record: Record, audit: Audit) -> list[Violation]:
         fired = [

@@ -1,5 +1,6 @@
 """What the tests of the embedded Postgres do again and again."""
 
+import contextlib
 import json
 import os
 import pwd
@@ -78,7 +79,8 @@ def numbers(dsn: str) -> list[int]:
 def kill_all(data: Path) -> None:
     """kill -9 of the postmaster and all its children, as the OOM killer or a power cut would have it."""
     for process in server_processes(data):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # backends end by themselves, and with their postmaster
+            process.kill()
 
 
 def guard_of(postmaster_pid: int) -> psutil.Process:
