@@ -6,7 +6,16 @@ The ready-made clients use more CPU per request than the gateway, and would be w
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    body: bytes
+    is_kept: bool
+    """Whether the connection may be used again."""
 
 
 class HttpCaller(asyncio.Protocol):
@@ -15,11 +24,12 @@ class HttpCaller(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport
         self._buffer = b""
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self.is_open = True
 
     @classmethod
     async def open(cls, port: int) -> Self:
-        """Connect to this machine's port."""
+        """Connect to this machine's port. Raises OSError."""
         _, caller = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
         return caller
 
@@ -31,29 +41,38 @@ class HttpCaller(asyncio.Protocol):
         head, end, body = self._buffer.partition(b"\r\n\r\n")
         if not end or self._answer is None:
             return
-        length = 0
+        length, is_kept = 0, True
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 length = int(line[15:])
+            elif line.startswith(b"connection:"):
+                is_kept = b"close" not in line
         if len(body) < length:
             return
         self._buffer = body[length:]
         if not self._answer.done():
-            self._answer.set_result((int(head[9:12]), body[:length]))
+            self._answer.set_result(Answer(int(head[9:12]), body[:length], is_kept))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("the server has closed the connection"))
 
+    async def ask(self, request: bytes) -> Answer:
+        """Send a request and await its answer. Raises OSError if the connection ends before that."""
+        if not self.is_open:
+            raise ConnectionResetError("the connection was closed before the request was sent")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
     async def post(self, path: str, body: bytes) -> bytes:
         """The body of the answer. Raises RuntimeError if it is none of success."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(
+        status, answer, _ = await self.ask(
             f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        status, answer = await self._answer
         if not 200 <= status < 300:
             raise RuntimeError(f"{path}: {status} {answer[:500]!r}")
         return answer

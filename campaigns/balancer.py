@@ -12,7 +12,9 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import Self
+
+from bench.http import Answer, HttpCaller
 
 PROBE_EVERY_S = 1.0
 PROBE_S = 3.0
@@ -28,73 +30,6 @@ class NoBackend(Exception):
     """No backend is in."""
 
 
-class Closed(Exception):
-    """The backend has closed the connection on which an answer was awaited."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What came back."""
-
-    status: int
-    body: bytes
-    is_kept: bool
-    """Whether the connection may be used again."""
-
-
-class Connection(asyncio.Protocol):
-    """HTTP/1.1, one request at a time; answers have a Content-Length, as those of a gateway to short calls do."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport
-        self._buffer = b""
-        self._answer: asyncio.Future[Answer] | None = None
-        self.is_open = True
-
-    @classmethod
-    async def open(cls, port: int) -> Self:
-        """Connect to this machine's port. Raises OSError."""
-        _, connection = await asyncio.get_running_loop().create_connection(cls, "127.0.0.1", port)
-        return connection
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head, end, body = self._buffer.partition(b"\r\n\r\n")
-        if not end or self._answer is None:
-            return
-        length, is_kept = 0, True
-        for line in head.lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                length = int(line[15:])
-            elif line.startswith(b"connection:"):
-                is_kept = b"close" not in line
-        if len(body) < length:
-            return
-        self._buffer = b""
-        if not self._answer.done():
-            self._answer.set_result(Answer(status=int(head[9:12]), body=body[:length], is_kept=is_kept))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open = False
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Closed(str(exc or "closed in order, without an answer")))
-
-    async def ask(self, request: bytes) -> Answer:
-        """Send it and await the answer. Raises Closed."""
-        if not self.is_open:
-            raise Closed("before the request was sent")
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return await self._answer
-
-    def close(self) -> None:
-        """End it."""
-        self._transport.close()
-
-
 @dataclass
 class Backend:
     """A gateway, by its port."""
@@ -103,7 +38,7 @@ class Backend:
     is_in: bool = False
     streak: int = 0
     """Probes in a row that contradict `is_in`."""
-    idle: list[Connection] = field(default_factory=list[Connection])
+    idle: list[HttpCaller] = field(default_factory=list[HttpCaller])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +74,7 @@ class Balancer:
                 _close_idle(backend)
 
     async def ask(self, request: bytes) -> tuple[int, Answer]:
-        """The port of the backend that was asked, and its answer. Raises NoBackend, Closed, OSError."""
+        """The port of the backend that was asked, and its answer. Raises NoBackend, OSError."""
         async with self._slots:
             backend = self._next()
             connection = await self._connection(backend)
@@ -160,12 +95,12 @@ class Balancer:
             raise NoBackend("no gateway is ready")
         return backends[next(self._round) % len(backends)]
 
-    async def _connection(self, backend: Backend) -> Connection:
+    async def _connection(self, backend: Backend) -> HttpCaller:
         while backend.idle:
             connection = backend.idle.pop()
             if connection.is_open:
                 return connection
-        return await Connection.open(backend.port)
+        return await HttpCaller.open(backend.port)
 
     async def _probe(self, backend: Backend) -> None:
         while True:
@@ -181,9 +116,9 @@ class Balancer:
 
 async def is_good(port: int, path: str) -> bool:
     """Whether a GET on a connection of its own is answered with success."""
-    with contextlib.suppress(OSError, Closed, TimeoutError):
+    with contextlib.suppress(OSError):
         async with asyncio.timeout(PROBE_S):
-            connection = await Connection.open(port)
+            connection = await HttpCaller.open(port)
             try:
                 answer = await connection.ask(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), HEADERS))
             finally:

@@ -415,8 +415,8 @@ class Engine:
                 and not activation.is_retiring
             ):
                 self.ready(activation)
-            elif activation.has_more_mail and not activation.mailbox:
-                self.readers.fetch_mail(activation.id)
+            elif activation.has_more_mail:
+                self._read_on(activation)
         if ready:
             self._queue_tick()
 
@@ -489,10 +489,16 @@ class Engine:
     def after_commit(self, activation: Record) -> None:
         """Its outputs are out."""
         self.readers.remember_consumed(activation)
-        if activation.has_more_mail and not activation.mailbox and not activation.is_dead:
-            self.readers.fetch_mail(activation.id)
+        if activation.has_more_mail:
+            self._read_on(activation)
         if self.settings.evict_after_every_turn and activation.is_idle() and not activation.is_dead:
             self._remove(activation)
+
+    def _read_on(self, activation: Record) -> None:
+        """Read the next page of its mail, once all of the last one is durable: read before, it is the same page."""
+        is_pending = activation.mailbox or activation.write is not None or activation.inflight is not None
+        if not is_pending and not activation.is_dead:
+            self.readers.fetch_mail(activation.id)
 
     def drop(self, activation: Record) -> None:
         """What the activation believes is not what the store holds: begin again from the store."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 from fastapi import FastAPI
 
+from bench.http import HttpCaller
 from campaigns import balancer, rolling
-from campaigns.balancer import Balancer, Connection
+from campaigns.balancer import Balancer
 from campaigns.driver import METERS, Call, Driven, Driver
 from campaigns.releases.second import Meter
 from campaigns.verdict import Verdict
@@ -124,8 +125,8 @@ async def test_an_answer_that_breaks_off_is_none(answer: bytes) -> None:
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        connection = await Connection.open(server.sockets[0].getsockname()[1])
-        with pytest.raises(balancer.Closed):
+        connection = await HttpCaller.open(server.sockets[0].getsockname()[1])
+        with pytest.raises(ConnectionError):
             await connection.ask(b"GET / HTTP/1.1\r\n\r\n")
 
 
