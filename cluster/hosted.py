@@ -34,8 +34,12 @@ class HostedEngine(Protocol):
         """These entities have mail in the store."""
         ...
 
-    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
-        """Shards gained; `taken_over`: those of them that their former owner did not release in order."""
+    def own(
+        self, epochs: Mapping[int, int], *, taken_over: Collection[int] = (), taken_us: Mapping[int, int] = {}
+    ) -> None:
+        """Shards gained; `taken_over`: those of them that their former owner did not release in order; `taken_us`:
+        when that last happened to each (`ShardOwner.taken_us`).
+        """
         ...
 
     async def disown(self, shards: Collection[int]) -> None:

@@ -19,7 +19,7 @@ Protocol
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..entities.store.port import HostFenced
 from ..entities.store.rows import HostRow, ShardOwner
@@ -120,13 +120,13 @@ class Ownership:
         if status not in _LIVE:
             self._fenced(f"the directory says that this host is {status}")
             return False
-        for shard, owner, _ in owners:
-            if shard in self.shards and owner not in {self._incarnation, ""}:
-                self._fenced(f"shard {shard} belongs to {owner}")
+        for row in owners:
+            if row.shard in self.shards and row.owner not in {self._incarnation, ""}:
+                self._fenced(f"shard {row.shard} belongs to {row.owner}")
                 return False
         return status == "active"
 
-    async def _adopt(self, owners: Iterable[ShardOwner]) -> bool:
+    async def _adopt(self, owners: Sequence[ShardOwner]) -> bool:
         """Shards whose claim or release came to nothing that was heard of. False if this host is fenced.
 
         At new epochs: a commit from before the engine disowned them may still be on its way (engine/settling.py).
@@ -136,7 +136,7 @@ class Ownership:
         }
         if strays:
             try:
-                self._own(await self._store.settle(self._incarnation, strays))
+                self._own(await self._store.settle(self._incarnation, strays), owners)
             except HostFenced as error:
                 self._fenced(error.message)
                 return False
@@ -148,13 +148,14 @@ class Ownership:
         except HostFenced as error:
             self._fenced(error.message)
             return
-        if claimed:
-            self._own(claimed, taken_over=claimed.keys() & unreleased)
+        if claimed:  # if this look comes to nothing, the next one adopts them
+            self._own(claimed, await self._store.owners(), taken_over=claimed.keys() & unreleased)
 
-    def _own(self, epochs: dict[int, int], *, taken_over: Collection[int] = ()) -> None:
+    def _own(self, epochs: dict[int, int], owners: Iterable[ShardOwner], *, taken_over: Collection[int] = ()) -> None:
         log.info("host %s gained %d shards", self._incarnation, len(epochs))
         self.shards.update(epochs)
-        self._engine.own(epochs, taken_over=taken_over)
+        taken_us = {row.shard: row.taken_us for row in owners if row.shard in epochs}
+        self._engine.own(epochs, taken_over=taken_over, taken_us=taken_us)
         self._changed()
 
     async def _give_up(self, shards: Collection[int]) -> None:

@@ -54,7 +54,8 @@ _CHECK_CLAIMER = "select incarnation from {s}.hosts where incarnation = $1::text
 # that two claimers cannot deadlock.
 _LOCK_SHARDS = "select from {s}.shards where shard = any($1::int4[]) order by shard for update"
 _CLAIM = f"""
-update {{s}}.shards t set owner = $2::text, epoch = t.epoch + 1
+update {{s}}.shards t set owner = $2::text, epoch = t.epoch + 1,
+    taken_at = case t.owner when '' then t.taken_at else clock_timestamp() end
 where t.shard = any($1::int4[])
     and exists (select from {{s}}.hosts where incarnation = $2::text and status = 'active')
     and not exists (select from {{s}}.hosts h where h.incarnation = t.owner and h.{_LIVE})
@@ -72,7 +73,7 @@ _RELEASE_ALL = "update {s}.shards set owner = '' where owner = $1::text"
 _STOP = f"""
 update {{s}}.hosts set status = 'stopped', gone_at = clock_timestamp() where incarnation = $1::text and {_LIVE}"""
 
-_OWNERS = "select shard, owner, epoch from {s}.shards order by shard"
+_OWNERS = "select shard, owner, epoch, taken_at from {s}.shards order by shard"
 _HOSTS = f"""
 select incarnation, address, node, pid, status, lease_until, capacity from {{s}}.hosts
 where {_LIVE} or gone_at > clock_timestamp() - $1::float8 * interval '1 second'

@@ -72,6 +72,7 @@ shards = Table(
     Column("shard", Integer, nullable=False, autoincrement=False),
     Column("owner", Text, nullable=False, server_default=""),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("taken_at", _INSTANT, nullable=False, server_default=text("to_timestamp(0)")),  # from an owner that died
     PrimaryKeyConstraint("shard", name="pk_shards"),
 )
 

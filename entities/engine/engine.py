@@ -256,16 +256,19 @@ class Engine:
 
     # --- ownership ---
 
-    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
+    def own(
+        self, epochs: Mapping[int, int], *, taken_over: Collection[int] = (), taken_us: Mapping[int, int] = {}
+    ) -> None:
         """Shards gained. Their entities with work waiting are activated in the background.
 
-        `taken_over`: those of them that their former owner did not release in order.
+        `taken_over`: those of them that their former owner did not release in order. `taken_us`: when that last
+        happened to each, whoever owned it since (`ShardOwner.taken_us`).
         """
         self.epochs.update(epochs)
         self.epochs_held.update(epochs)
         self.figures.shards_gained += len(epochs)
         self.figures.shards_taken_over += len(taken_over)
-        self.suspects.took_over(taken_over)
+        self.suspects.gained(taken_us)
         self.readers.gained(set(epochs))
 
     def raised(self, epochs: Mapping[int, int]) -> None:

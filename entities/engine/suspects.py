@@ -4,7 +4,8 @@ Suspects
 --------
 * A call (or other message not yet accepted) whose host was lost with it `LOSSES_MIN` times; its sender's link counts.
 * What is found in a shard *taken over* from a host that did not release it: messages stored before, reminders that
-  were due, and runs that have not gone on since: their replay, and whatever resumes them.
+  were due, and runs that have not gone on since: their replay, and whatever resumes them. The directory knows when
+  that was, so that whoever gets the shard next, in order, before all of it was tried, suspects the same.
 
 Without crashes there are none, and then nothing here costs anything: no store call, no task, one look at an empty dict
 per stored message or event.
@@ -50,6 +51,8 @@ log = logging.getLogger("perdure.suspects")
 
 CLOCK_DOUBT_US = 20_000
 """The engine's clock is a lower bound of the database's: so much may lie between them."""
+TAKEN_FOR_US = 24 * 3_600_000_000
+"""What was not tried for so long is no suspect to later owners. If it ends one, it is again."""
 LOOK_S = 0.002
 """How often to look whether a suspect under way has survived; only while one is."""
 RETRY_S = 0.2
@@ -77,7 +80,7 @@ class Suspects:
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
         self.taken: dict[int, int] = {}
-        """Shards taken over from a host that had not released them → when (database µs)."""
+        """Shards that were taken over from a host that had not released them → when (database µs)."""
         self.condemned: dict[tuple[EntityId, str], HostKilled] = {}
         """Runs to be parked by the activation under way."""
         self.passed: set[EntityId] = set()
@@ -96,10 +99,11 @@ class Suspects:
 
     # --- shards ---
 
-    def took_over(self, shards: Collection[int]) -> None:
-        """The former owner of these did not release them: it died, or was declared dead."""
+    def gained(self, taken_us: Mapping[int, int]) -> None:
+        """When a former owner of these last died, or was declared dead, without releasing them (0: never)."""
         if self._engine.only is None:
-            self.taken.update(dict.fromkeys(shards, self._engine.now_us() + CLOCK_DOUBT_US))
+            oldest = self._engine.now_us() - TAKEN_FOR_US
+            self.taken |= {shard: us + CLOCK_DOUBT_US for shard, us in taken_us.items() if us > max(0, oldest)}
 
     def released(self, shards: Collection[int]) -> None:
         """These are leaving this host."""

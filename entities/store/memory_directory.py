@@ -62,10 +62,11 @@ class MemoryDirectory:
         for shard in sorted(set(shards)):
             if not 0 <= shard < len(self._owners):
                 continue
-            _, owner, epoch = self._owners[shard]
-            if not self._can_commit(owner):
-                self._owners[shard] = ShardOwner(shard, incarnation, epoch + 1)
-                claimed[shard] = epoch + 1
+            before = self._owners[shard]
+            if not self._can_commit(before.owner):
+                taken_us = self._now_us() if before.owner else before.taken_us
+                self._owners[shard] = ShardOwner(shard, incarnation, before.epoch + 1, taken_us)
+                claimed[shard] = before.epoch + 1
         return claimed
 
     async def settle(self, incarnation: str, epochs: Mapping[int, int]) -> dict[int, int]:
@@ -74,15 +75,15 @@ class MemoryDirectory:
         raised: dict[int, int] = {}
         for shard, epoch in epochs.items():
             if self._owns(incarnation, shard, epoch):
-                self._owners[shard] = ShardOwner(shard, incarnation, epoch + 1)
+                self._owners[shard] = self._owners[shard]._replace(epoch=epoch + 1)
             if self._owns(incarnation, shard, epoch + 1):
                 raised[shard] = epoch + 1
         return raised
 
     async def release(self, incarnation: str, shards: Collection[int]) -> None:
-        for shard, owner, epoch in self._owners:
-            if owner == incarnation and shard in shards:
-                self._owners[shard] = ShardOwner(shard, "", epoch)
+        for row in self._owners:
+            if row.owner == incarnation and row.shard in shards:
+                self._owners[row.shard] = row._replace(owner="")
 
     async def retire(self, incarnation: str) -> None:
         await self.release(incarnation, range(len(self._owners)))
@@ -116,7 +117,8 @@ class MemoryDirectory:
         return host is not None and host.status in _LIVE
 
     def _owns(self, incarnation: str, shard: int, epoch: int) -> bool:
-        return self._owners[shard] == ShardOwner(shard, incarnation, epoch)
+        row = self._owners[shard]
+        return (row.owner, row.epoch) == (incarnation, epoch)
 
     def _leave(self, host: HostRow, status: str) -> None:
         self._hosts[host.incarnation] = host._replace(status=status)

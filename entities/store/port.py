@@ -250,6 +250,8 @@ class Directory(Protocol):
     async def claim(self, incarnation: str, shards: Collection[int]) -> dict[int, int]:
         """Take those of `shards` that have no owner, or whose owner is fenced or stopped. Returns shard → new epoch.
 
+        Of the latter the directory notes when that was (`ShardOwner.taken_us`); releasing them leaves the note.
+
         Raises HostFenced if the claimer itself is not active. Two claimers of one shard: exactly one gets it.
         """
         ...

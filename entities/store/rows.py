@@ -402,6 +402,8 @@ class ShardOwner(NamedTuple):
     shard: int
     owner: str
     epoch: int
+    taken_us: int = 0
+    """When it was last claimed from an owner that had not released it (database clock); 0: never."""
 
 
 class HostRow(NamedTuple):

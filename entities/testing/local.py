@@ -135,7 +135,8 @@ class LocalCluster:
         for index, engine in enumerate(self.engines):
             mine = free[index :: len(self.engines)]
             claimed = await self.store.claim(engine.incarnation, mine)
-            engine.own(claimed, taken_over=[shard for shard in claimed if owners.get(shard)])
+            taken_us = {row.shard: row.taken_us for row in await self.store.owners() if row.shard in claimed}
+            engine.own(claimed, taken_over=[shard for shard in claimed if owners.get(shard)], taken_us=taken_us)
         self._is_served.set()
 
     async def crash(self, index: int = 0) -> None:

@@ -228,6 +228,40 @@ async def test_a_killer_whose_sender_is_ahead_of_time_is_bounded_as_well(
     assert store.waiting_messages() == []
 
 
+class Relay(LocalCluster):
+    """Whoever takes over the shards of a dead host hands them on in order before it has tried what it found there."""
+
+    async def recover(self, engine: Engine) -> None:
+        store = self.store
+        assert isinstance(store, CountingStore)
+        if not self.engines:
+            await self.add_host()
+        gate = store.inquiries_wait = asyncio.Event()
+        await super().recover(engine)
+        heir, shards = self.engines[0], list(self.engines[0].epochs)
+        await heir.disown(shards)
+        await store.release(heir.incarnation, shards)
+        store.inquiries_wait = None
+        gate.set()
+        await heir.stop()
+        self.engines.remove(heir)
+        await self.add_host()
+        await self.balance()
+
+
+async def test_suspicion_is_handed_on_with_the_shard(store: CountingStore) -> None:
+    """Found by simulation (W11, seed 30032117): the next owner had the shard in order, hence suspected nobody."""
+    async with Relay([Fragile], store=store, settings=QUICK) as cluster:
+        doom.watch(cluster)
+        await Fragile.ref("f").note("before")
+        store._deliver([Envelope("k", F.type, F.key, Kind.SEND, "kill", b"{}", "client", await store.clock_us())])
+        cluster.engines[0].wake([F])
+        await eventually(lambda: store.dead_letters or doom.deaths > POINTS_MAX)
+        assert 2 <= doom.deaths <= POINTS_MAX
+        await becomes(Fragile.ref("f").notes, ["before"])
+        await eventually(lambda: len(store.points()) <= 1)
+
+
 async def test_a_call_that_kills_is_answered_with_a_definite_error(cluster: LocalCluster, store: CountingStore) -> None:
     call = Fragile.ref("f").kill.options(idempotency_key="k")
     with pytest.raises(HostKilled, match=r"Fragile/f\.kill is refused for good.*nothing was changed"):

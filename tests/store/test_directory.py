@@ -82,6 +82,23 @@ async def test_survivors_take_over_the_shards_of_a_host_that_is_gone(world: Worl
     assert await world.store.claim("h2", range(4)) == dict.fromkeys(range(4), 2)
 
 
+async def test_that_a_shard_was_taken_over_is_known_to_whoever_has_it_next(world: World) -> None:
+    for name in ("h2", "h3"):
+        await world.store.register(host(name), lease_s=60)
+    await world.store.release("h1", [0])
+    assert await world.store.fence("h1", is_dead=True)
+    before = await world.store.clock_us()
+    assert await world.store.claim("h2", [0, 1]) == {0: 2, 1: 2}
+    after = await world.store.clock_us()
+    in_order, taken = (await world.store.owners())[:2]
+    assert in_order == ShardOwner(0, "h2", 2, 0)
+    assert before <= taken.taken_us <= after
+    await world.store.settle("h2", {1: 2})
+    await world.store.release("h2", [1])
+    await world.store.claim("h3", [1])
+    assert (await world.store.owners())[1] == ShardOwner(1, "h3", 4, taken.taken_us)
+
+
 async def test_two_claimers_get_a_shard_once(world: World) -> None:
     names = [f"c{number}" for number in range(4)]
     stores = [world.as_host(name) for name in names]

@@ -45,10 +45,14 @@ class Owner:
     def __init__(self) -> None:
         self.epochs: dict[int, int] = {}
         self.may_take_over = False
+        self.taken_us: dict[int, int] = {}
 
-    def own(self, epochs: Mapping[int, int], *, taken_over: Collection[int] = ()) -> None:
+    def own(
+        self, epochs: Mapping[int, int], *, taken_over: Collection[int] = (), taken_us: Mapping[int, int] = {}
+    ) -> None:
         assert not self.epochs.keys() & epochs.keys()
         assert self.may_take_over or not taken_over
+        self.taken_us = dict(taken_us)
         self.epochs.update(epochs)
 
     async def disown(self, shards: Collection[int]) -> None:
@@ -113,6 +117,29 @@ async def test_a_shard_whose_claim_was_not_answered_is_owned_at_the_next_look(st
     await here.ownership.settle()
     assert {row.shard: row.epoch for row in await store.owners()} == here.engine.epochs
     assert len(here.engine.epochs) == SHARDS
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_the_engine_learns_when_shards_were_taken_from_the_dead(store: LossyStore, is_answered: bool) -> None:
+    dead = await start("a", store)
+    await dead.ownership.settle()
+    await store.fence(dead.name, is_dead=True)
+    heir = await start("b", store)
+    heir.engine.may_take_over = True
+    taken_us = store.clock
+    if not is_answered:
+        store.loses_claim = True
+        with pytest.raises(StoreUnavailable):
+            await heir.ownership.settle()
+        store.clock += 1_000_000
+    await heir.ownership.settle()
+    assert heir.engine.taken_us == dict.fromkeys(range(SHARDS), taken_us)
+    store.clock += 1_000_000
+    await heir.ownership.leave()
+    await store.retire(heir.name)
+    next_one = await start("c", store)
+    await next_one.ownership.settle()
+    assert next_one.engine.taken_us == dict.fromkeys(range(SHARDS), taken_us)
 
 
 async def test_a_host_that_was_fenced_adopts_nothing(store: LossyStore) -> None:
