@@ -53,8 +53,10 @@ def defined(text: str, **names: Any) -> dict[str, Any]:
 
 
 async def walked(text: str, space: dict[str, Any]) -> AsyncGenerator[str]:
-    """Run the awaiting statements of a block one by one. Yields the code of each before it runs."""
-    for node in ast.parse(split_awaits(text)[1]).body:
+    """Run a block: its definitions, then the rest one by one, of which each is yielded as code before it runs."""
+    definitions, rest = split_awaits(text)
+    exec(definitions, space)
+    for node in ast.parse(rest).body:
         yield ast.unparse(node)
         code = compile(ast.Module([node], []), "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         pending = eval(code, space)
@@ -63,7 +65,7 @@ async def walked(text: str, space: dict[str, Any]) -> AsyncGenerator[str]:
 
 
 async def run(text: str, space: dict[str, Any]) -> None:
-    """Run the awaiting statements of a block."""
+    """Run a block."""
     async for _ in walked(text, space):
         pass
 

@@ -11,16 +11,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer.main
 
+from examples.food_delivery import activities, outside
+from examples.food_delivery import app as food_delivery
+from examples.food_delivery.entities import Limits
 from perdure.api import Settings
 from perdure.api.cli import app as perdure
 from perdure.api.serve import serving
 from perdure.api.target import load_target
 from perdure.entities.testing import LocalCluster
 
-from .blocks import ROOT, blocks
+from .blocks import ROOT, block, blocks
 from .shell import Said, bash
 
 RESTART = "/-restart"
@@ -32,7 +36,7 @@ SLEEPS = {
     "money_transfer": UNTIL % ("/stuck", "t-1"),
 }
 EXAMPLES = ["approval", "greeting", "loan", "money_transfer", "order_processing", "subscription"]
-"""Food delivery has services of its own beside it: tests/acceptance/test_food_delivery.py."""
+"""Food delivery has services of its own beside it, and a test of its own below."""
 
 
 def curl_home(folder: Path, **ports: str) -> dict[str, str]:
@@ -113,6 +117,30 @@ async def test_the_commands_of_the_readme(example: str, tmp_path: Path) -> None:
     async with served(module_of(start)) as address:
         said = await bash(story, folder=tmp_path, environment=curl_home(tmp_path, p8000=address), before=sleep)
     check(said)
+
+
+async def test_the_commands_of_food_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its minutes and its bad weather are shortened; tests/acceptance has both, under `perdure dev`."""
+    monkeypatch.setattr(food_delivery, "LIMITS", Limits(rating_s=0.1))
+    monkeypatch.setattr(outside.weather, "failure_rate", 0.0)
+    monkeypatch.setattr(outside, "BOOKS", tmp_path / "books")
+    with outside.books() as books:
+        books.executescript(outside.TABLES)
+    state = "curl localhost:8000/orders/my-1/state"
+    text = block("examples/food_delivery/README.md", state)
+    story = text.replace(state, f"until {state} | grep '\"Paid\"'; do command sleep 0.1; done")
+    assert story != text
+    async with (
+        served("examples.food_delivery.app") as address,
+        serving(outside.app, Settings(port=0)) as services,
+    ):
+        with httpx.Client(base_url=services) as client:
+            monkeypatch.setattr(activities, "outside", client)
+            ports = {"p8000": address, "p8400": services.removeprefix("http://")}
+            said = await bash(story, folder=tmp_path, environment=curl_home(tmp_path, **ports))
+    check([one for one in said if not one.command.startswith("until")])
+    *_, account, charges = [answer(one)[1].json for one in said if not one.command.startswith("until")]
+    assert (account["meals"], len(charges)) == (1, 1)
 
 
 def test_every_example_is_here() -> None:
