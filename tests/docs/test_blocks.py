@@ -1,4 +1,4 @@
-"""No code block is forgotten: each runs in a test that is named here, or there is a reason, which is printed."""
+"""No code block is forgotten: each runs in a test that is named here, or is held to what runs, and why is told."""
 
 import ast
 import re
@@ -41,12 +41,6 @@ class Held(NamedTuple):
     reason: str
 
 
-class NotRun(NamedTuple):
-    """Compiled, and its imports are looked up; but not run."""
-
-    reason: str
-
-
 STORY = Held(
     "tests/docs/test_stories.py::test_the_lines_of_a_story_are_those_of_its_example",
     "lines of examples/, statement by statement; tests/stories runs the examples whole",
@@ -61,19 +55,19 @@ PIP = Held(
 )
 DEPLOYED = Held(
     f"{DATABASES}::test_the_page_on_deployment",
-    "the commands of the database and of Postgres run; `up`, `serve`, `doctor` and `ray start` want a cluster of machines: "
-    "their parsers take the words, and tests/cluster and tests/campaigns run them",
+    "the commands of the database and of Postgres run; `up`, `serve`, `doctor`, `ray start` want several machines: "
+    "their parsers take the words; tests/cluster and tests/store have what they do",
 )
 README = f"{EXAMPLES}::test_the_commands_of_the_readme"
 REQUESTS = Run(README)
 STARTED = Held(
     README,
-    "the command's parser takes it, and its module is loaded as it does and served, on a store in memory; the same command "
-    "with Ray and Postgres runs for getting-started and in tests/acceptance",
+    "its parser takes the command, and its module is loaded as the command does and served, on a store in memory; the "
+    "command with Ray and Postgres runs for getting-started, and in tests/acceptance",
 )
 SHOWN = Run("tests/dev/test_documentation.py::test_getting_started")
 
-INVENTORY: dict[str, list[Run | Held | NotRun]] = {
+INVENTORY: dict[str, list[Run | Held]] = {
     "README.md": [Run(f"{DOCUMENTATION}::test_the_example_of_the_readme_runs"), PARSED],
     "docs/api.md": [Run(f"{SETTINGS}::test_a_stream_looks_as_shown")],
     "docs/benchmarks.md": [PARSED] * 2,
@@ -165,19 +159,13 @@ INVENTORY: dict[str, list[Run | Held | NotRun]] = {
     "examples/subscription/README.md": [STARTED, REQUESTS, PARSED],
 }
 """All blocks of each page, in their order."""
-NOT_RUN = [
-    pytest.param(how.reason, id=f"{page}:{number}")
-    for page, hows in INVENTORY.items()
-    for number, how in enumerate(hows, 1)
-    if isinstance(how, NotRun)
-]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_is_in_the_inventory(page: Path) -> None:
     found = blocks(page)
     assert {block.language for block in found} <= {"python", "bash", "ini", "yaml", "text"}, "nobody runs this language"
-    assert len(found) == len(INVENTORY.get(str(page.relative_to(ROOT)), [])), "say who runs it, or why nobody does"
+    assert len(found) == len(INVENTORY.get(str(page.relative_to(ROOT)), [])), "say who runs it"
 
 
 def test_every_fence_is_a_block() -> None:
@@ -188,15 +176,8 @@ def test_every_fence_is_a_block() -> None:
 
 def test_every_test_of_the_inventory_is_there() -> None:
     for how in (how for hows in INVENTORY.values() for how in hows):
-        if not isinstance(how, NotRun):
-            file, _, name = how.test.partition("::")
-            assert re.search(rf"def {name}\(", (ROOT / file).read_text()), how.test
-
-
-@pytest.mark.parametrize("reason", NOT_RUN)
-def test_what_is_not_run_has_a_reason(reason: str) -> None:
-    assert reason
-    pytest.skip(reason)
+        file, _, name = how.test.partition("::")
+        assert re.search(rf"def {name}\(", (ROOT / file).read_text()), how.test
 
 
 def names_of(page: str, part: str) -> dict[str, Any]:

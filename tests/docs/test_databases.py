@@ -57,7 +57,10 @@ def dsn(server: EmbeddedPostgres) -> str:
 
 async def status_of(dsn: str, become: str = "") -> str:
     """Of Order/o-1, by a host that begins and ends here."""
-    async with PostgresStore(SessionSettings(dsn=dsn), namespace=NAMESPACE) as store, LocalCluster([Order], store=store):
+    async with (
+        PostgresStore(SessionSettings(dsn=dsn), namespace=NAMESPACE) as store,
+        LocalCluster([Order], store=store),
+    ):
         if become:
             await Order.ref("o-1").become(become)
         return await Order.ref("o-1").at()
@@ -67,7 +70,9 @@ async def test_the_commands_of_the_database(dsn: str, tmp_path: Path) -> None:
     upgrade, rest = block("docs/operations.md", "perdure db accept").split("\n", 1)
     stand_in = f"perdure() {{ {PERDURE}; }}"
     environment = {"PERDURE_DSN": ""}
-    await bash(upgrade.replace("postgresql://…", shlex.quote(dsn)), folder=tmp_path, environment=environment, before=stand_in)
+    await bash(
+        upgrade.replace("postgresql://…", shlex.quote(dsn)), folder=tmp_path, environment=environment, before=stand_in
+    )
     await status_of(dsn, become="Paid")
     with psycopg.connect(dsn) as connection:  # as nobody should
         connection.execute(f"""update {NAMESPACE}.entities set state = '{{"status": "Free"}}'""".encode())

@@ -47,7 +47,13 @@ class Bank:
 
 async def test_retries() -> None:
     bank = Bank()
-    charge = defined(block(GUIDE, "async def charge(amount: int)"), **PUBLIC, timedelta=timedelta, bank=bank, CardDeclined=CardDeclined)["charge"]
+    charge = defined(
+        block(GUIDE, "async def charge(amount: int)"),
+        **PUBLIC,
+        timedelta=timedelta,
+        bank=bank,
+        CardDeclined=CardDeclined,
+    )["charge"]
 
     class Order(Entity):
         @workflow
@@ -81,7 +87,12 @@ async def test_heartbeats(fails_after: int) -> None:
         if len(told) == fails_after:
             raise ConnectionError
 
-    names = PUBLIC | {"timedelta": timedelta, "read": lambda path: list(path), "store": stored.append, "heartbeat": heartbeat}
+    names = PUBLIC | {
+        "timedelta": timedelta,
+        "read": list,
+        "store": stored.append,
+        "heartbeat": heartbeat,
+    }
     import_rows = defined(block(GUIDE, "def import_rows("), **names)["import_rows"]
 
     class Import(Entity):

@@ -86,7 +86,15 @@ async def test_contributing_starts_from_a_clone(tmp_path: Path) -> None:
     if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False).returncode != 0:
         pytest.skip("no repository: this is a source distribution")
     text = block("docs/contributing.md", "git clone").replace("<this repository>", shlex.quote(f"file://{ROOT}"))
-    said = await bash(text, folder=tmp_path, before=STAND_INS + "git() { command git \"$@\" --quiet --depth 1; }")
+    said = await bash(text, folder=tmp_path, before=STAND_INS + 'git() { command git "$@" --quiet --depth 1; }')
     steps = "".join(one.output for one in said)
-    for tool in ("-m venv .venv", "ruff check", "mypy", "pyright", "lint-imports", "pytest -n 2", "perdure dev examples"):
+    for tool in (
+        "-m venv .venv",
+        "ruff check",
+        "mypy",
+        "pyright",
+        "lint-imports",
+        "pytest -n 2",
+        "perdure dev examples",
+    ):
         assert tool in steps
