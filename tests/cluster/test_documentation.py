@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from perdure.entities import EncryptionCodec
+from perdure.entities import EncryptionCodec, EntityId
 from tests.docs.blocks import block, walked
 
 from .conftest import World
@@ -47,6 +47,6 @@ async def test_a_cluster_with_a_codec(world: World) -> None:
         pass
     world.clients.append(space["client"])
     assert await Counter.ref("c").add(3) == 3
-    snapshot = await world.store.archive().snapshot(Counter.ref("c").entity_id)
+    snapshot = await world.store.archive().snapshot(EntityId("Counter", "c"))
     assert snapshot is not None
     assert b'"value"' not in snapshot.state, "encrypted"

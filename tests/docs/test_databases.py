@@ -77,7 +77,7 @@ async def test_the_commands_of_the_database(dsn: str, tmp_path: Path) -> None:
     with psycopg.connect(dsn) as connection:  # as nobody should
         connection.execute(f"""update {NAMESPACE}.entities set state = '{{"status": "Free"}}'""".encode())
     environment = {"PERDURE_DSN": dsn}
-    failing = rest.replace("perdure db verify ", "perdure db verify || test $? = 5 ")
+    failing = rest.replace("perdure db verify ", "perdure db verify 2>&1 || test $? = 5 ")
     assert failing != rest
     _, _, verify, _ = await bash(failing, folder=tmp_path, environment=environment, before=stand_in)
     assert "Order/o-1" in verify.output
