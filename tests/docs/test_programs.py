@@ -56,7 +56,7 @@ def understand(command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
 @pytest.mark.parametrize(
     ("page", "part", "programs"),
     [
-        ("README.md", "make demo ", ["perdure", "pytest", "pytest"]),
+        ("README.md", "make demo ", ["perdure", "pytest"]),
         ("docs/benchmarks.md", "make bench ", ["python"] * 4),
         ("docs/benchmarks.md", "bench.soak", ["python"] * 3),
         ("docs/testing.md", "make chaos-short", ["python"] * 5),
