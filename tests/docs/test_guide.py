@@ -8,12 +8,12 @@ import pytest
 from perdure.entities import Entity, Schedule
 from perdure.entities.testing import LocalCluster
 
-from .blocks import ROOT, python_blocks, split_awaits
+from . import blocks
+from .blocks import split_awaits
 
 
 def block(part: str) -> str:
-    [found] = [text for text in python_blocks(ROOT / "docs/guide.md") if part in text]
-    return found
+    return blocks.block("docs/guide.md", part)
 
 
 async def run(text: str, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
