@@ -3,7 +3,7 @@
 ```python
 async with LocalCluster([Order]) as cluster:
     await Order.ref("o-1").run.start(product_id=3)
-    cluster.crash()                       # lose everything that is not committed; another host takes over
+    await cluster.crash()                 # lose everything that is not committed; another host takes over
     assert await Order.ref("o-1").state() == "Paid"
 ```
 """
