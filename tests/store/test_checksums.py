@@ -1,6 +1,6 @@
 """Rows outlive the server that wrote them: after pg_upgrade, or restored on a newer one, their checksums still hold.
 
-That is Postgres' word (these functions place rows in hash partitions); `make postgres-versions` takes it on each version.
+Postgres promises it (these functions place rows in hash partitions); `make postgres-versions` asks each version.
 """
 
 import json
