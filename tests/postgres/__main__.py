@@ -11,7 +11,7 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ SUITES: Mapping[str, Sequence[str]] = {
 
 
 @contextmanager
-def programs(wanted: str) -> Iterator[Binaries]:
+def programs(wanted: str) -> Generator[Binaries]:
     """The programs, checked to run under the account that servers run under.
 
     Raises NotFetched, or PostgresUnavailable if they do not run.

@@ -1,10 +1,12 @@
 """`make postgres-versions` never takes "could not" for "passed". The servers themselves are not started here."""
 
+import platform
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from perdure.cluster.embedded.binaries import Binaries
 from tests.conftest import use_programs
 from tests.postgres import __main__ as program
 from tests.postgres import packages
@@ -42,7 +44,7 @@ def test_what_nobody_has_published_is_an_error(wanted: str) -> None:
 
 
 def test_machines_without_a_build_are_told_of_directories(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.platform, "machine", lambda: "abacus")
+    monkeypatch.setattr(platform, "machine", lambda: "abacus")
     with pytest.raises(NotFetched, match="on abacus: name a directory"):
         packages.package()
 
@@ -123,7 +125,7 @@ def test_a_version_that_cannot_be_had_fails_and_the_others_still_run(
     tmp_path.chmod(0o755)
     run: list[str] = []
 
-    def passed(suite: str, binaries: program.Binaries, more: object) -> Outcome:
+    def passed(suite: str, binaries: Binaries, more: object) -> Outcome:
         run.append(f"{binaries.version} {suite}")
         return Outcome(version=binaries.version, suite=suite, passed=1)
 
