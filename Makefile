@@ -76,6 +76,10 @@ stories: $(READY) ## the stories on virtual time, crashed at every point; tells 
 hostile: $(READY) ## the suites again under each hostile configuration, half an hour: make hostile ARGS='evict twice --seed 1'
 	$(BIN)/python -m tests.hostile $(ARGS)
 
+.PHONY: postgres-versions
+postgres-versions: $(READY) ## the tests about Postgres on 15 to 18 (npm has the servers): make postgres-versions ARGS='16 --only store'
+	$(BIN)/python -m tests.postgres $(ARGS)
+
 .PHONY: mutants
 mutants: $(READY) ## plant each known bug and see it killed by the simulation: make mutants ARGS='--mutant M4', or ARGS=--tests
 	$(BIN)/python -m simulation.kill $(ARGS)
@@ -137,7 +141,7 @@ campaign: $(READY) ## one of them: make campaign NAME=orders ARGS='--rounds 10 -
 chaos-postgres: $(READY) ## kill -9 of Postgres three times: until throughput is back to 90 per cent
 	$(BIN)/python -m chaos postgres $(ARGS)
 
-NIGHTLY := test-long hostile mutants simulate schemathesis chaos chaos-postgres campaigns
+NIGHTLY := test-long hostile postgres-versions mutants simulate schemathesis chaos chaos-postgres campaigns
 
 nightly: $(READY) ## all that takes long, one after the other, four to five hours; logs in build/nightly
 	@mkdir -p build/nightly; status=0; for step in $(NIGHTLY); do \

@@ -10,7 +10,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from perdure.cluster.embedded import BinariesNotFound
+from perdure.cluster.embedded.account import choose_account
+from perdure.cluster.embedded.binaries import choose_binaries
+
 from . import hostile
+from .scratch import scratch_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="all engines set or treated badly, see hostile.py",
     )
     parser.addoption("--hostile-seed", type=int, default=None, help="chance of that; printed if it is not given")
+    parser.addoption("--postgres", help="directory of the Postgres programs to use: tests/postgres")
     parser.addoption("--mutant", help="plant one of the bugs of simulation/mutants.py")
 
 
@@ -51,6 +57,8 @@ def no_second_copies() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if (programs := config.getoption("--postgres")) is not None:
+        use_programs(Path(programs))
     name = config.getoption("--hostile")
     if name is not None:
         seed = config.getoption("--hostile-seed")
@@ -62,6 +70,21 @@ def pytest_configure(config: pytest.Config) -> None:
         bug = ExitStack()
         bug.enter_context(MUTANTS[planted].planted())
         config.add_cleanup(bug.close)
+
+
+def use_programs(directory: Path) -> None:
+    """Have all servers of the run, and of its processes, be of these programs, which come first on the PATH.
+
+    Asked again how a server is chosen, since programs that its account cannot run are passed over in silence.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(directory), os.environ.get("PATH", os.defpath)])
+    with scratch_directory("perdure-programs-") as place:
+        try:
+            chosen = choose_binaries("auto", account=choose_account(place, place), copies=place, data_major=None)
+        except BinariesNotFound as error:
+            raise pytest.UsageError(str(error)) from error
+    if chosen.directory != directory.resolve():
+        raise pytest.UsageError(f"--postgres={directory}: its programs do not run; {chosen.directory} would be used")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

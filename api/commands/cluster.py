@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import typer
 
 from ...cluster.exposure import open_ray
+from ...cluster.postgres.majors import major_of, untested
 from ..database import check_database, reach
 from ..exits import Exit
 from ..failures import Failure, failure_of
@@ -134,7 +135,19 @@ def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Check:
 def _database(settings: Settings) -> tuple[str, str]:
     check_database(_dsn(settings), settings.namespace, is_pooled=settings.pooled)
     through = "; through a pooler, nothing is kept in sessions" if settings.pooled else ""
-    return "ok", f"durable, writable; namespace {settings.namespace!r} fits this release{through}"
+    version, doubt = _version(_dsn(settings))
+    told = f"Postgres {version}: durable, writable; namespace {settings.namespace!r} fits this release{through}"
+    return ("ok", told) if doubt is None else ("warning", f"{told}; but {doubt}")
+
+
+def _version(dsn: str) -> tuple[str, str | None]:
+    """The server's version as it says it, and what is doubtful about it."""
+    import psycopg  # noqa: PLC0415 - the driver is needed by few verbs
+
+    reach(dsn)  # its complaints show no password; the driver's may
+    with psycopg.connect(dsn, connect_timeout=5, autocommit=True) as connection:
+        version = connection.info.parameter_status("server_version") or ""
+        return version, untested(major_of(connection.info.server_version))
 
 
 def _clock(dsn: str) -> tuple[str, str]:

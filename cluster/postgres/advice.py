@@ -1,4 +1,4 @@
-"""What is worth a word at start although nothing has to be refused: clocks, connections, open files, rights.
+"""What is worth a word at start although nothing has to be refused: clocks, connections, open files, rights, versions.
 
 Missing rights are refused (see guard), since the first commit would fail. The rest is a warning in the log: nothing
 that Perdure promises depends on a machine's clock, and a full server only makes hosts wait.
@@ -10,6 +10,8 @@ import time
 from typing import Any, NamedTuple
 
 import psycopg
+
+from .majors import major_of, untested
 
 log = logging.getLogger("perdure.start")
 
@@ -38,6 +40,8 @@ class Facts(NamedTuple):
     connections_max: int
     connections_used: int
     open_files: int
+    major: int
+    """Of the server's version."""
 
 
 async def facts(connection: psycopg.AsyncConnection[Any]) -> Facts:
@@ -47,7 +51,9 @@ async def facts(connection: psycopg.AsyncConnection[Any]) -> Facts:
     assert row is not None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_files = soft if soft != resource.RLIM_INFINITY else 2**31
-    return Facts(row[0] - (before + time.time()) / 2, row[1], row[2], open_files)
+    return Facts(
+        row[0] - (before + time.time()) / 2, row[1], row[2], open_files, major_of(connection.info.server_version)
+    )
 
 
 def warnings(found: Facts, *, is_pooled: bool = False) -> list[str]:
@@ -70,6 +76,8 @@ def warnings(found: Facts, *, is_pooled: bool = False) -> list[str]:
             f"this process may open {found.open_files} files, connections included; under load it needs "
             f"{OPEN_FILES_MIN}: ulimit -n {OPEN_FILES_MIN}"
         )
+    if (doubt := untested(found.major)) is not None:
+        told.append(doubt)
     return told
 
 

@@ -11,11 +11,11 @@ import psycopg
 
 from ...entities.errors import StartRefused
 from . import advice, checksums, migrations
+from .majors import MAJOR_MIN, major_of
 from .names import check_namespace, masked, quoted, without_password
 
 log = logging.getLogger("perdure.start")
 
-SERVER_VERSION_MIN = 150_000
 CONNECT_TIMEOUT_S = 10
 
 _SETTINGS = """
@@ -75,10 +75,10 @@ async def check_server(dsn: str, namespace: str, is_pooled: bool = False) -> Non
 
 
 def _check_settings(settings: Mapping[str, str], where: str) -> None:
-    if int(settings["server_version_num"]) < SERVER_VERSION_MIN:
+    if major_of(int(settings["server_version_num"])) < MAJOR_MIN:
         raise StartRefused(
-            f"Postgres {settings['server_version']} at {where} is too old: Perdure needs"
-            f" {SERVER_VERSION_MIN // 10_000} or newer. Upgrade the server (pg_upgrade)."
+            f"Postgres {settings['server_version']} at {where} is too old: Perdure needs {MAJOR_MIN} or newer."
+            " Upgrade the server (pg_upgrade)."
         )
     if settings["in_recovery"] == "true":
         raise StartRefused(

@@ -5,6 +5,7 @@ dangerous settings in tests/store/test_guard.py (B77, B78), Ray clusters that ar
 tests/cluster/test_joining.py (B83).
 """
 
+import json
 import logging
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typer.testing import CliRunner, Result
 from perdure.api.cli import app as command
 from perdure.api.variables import environment_warnings, file_warnings
 from perdure.cluster.embedded import EmbeddedPostgres
-from perdure.cluster.postgres import advice, migrations
+from perdure.cluster.postgres import advice, majors, migrations
 from perdure.cluster.postgres.names import has_password
 from tests.scratch import scratch_directory
 
@@ -196,13 +197,14 @@ def test_b75_passwords_in_command_lines_are_noticed(dsn: str, expected: bool) ->
 
 
 def test_b89_b90_what_is_only_unwise_is_warned_of_with_numbers() -> None:
-    fine = advice.Facts(0.1, 100, 20, 4_096)
+    fine = advice.Facts(0.1, 100, 20, 4_096, majors.MAJOR_TESTED_MAX)
     assert advice.warnings(fine) == []
     for found, parts in (
         (fine._replace(clock_ahead_s=-90.0), ("90.0 s behind", "nothing breaks")),
         (fine._replace(clock_ahead_s=7.5), ("7.5 s ahead of",)),
         (fine._replace(connections_used=95), ("5 of 100 connections free", "max_connections")),
         (fine._replace(open_files=256), ("256 files", "ulimit -n")),
+        (fine._replace(major=majors.MAJOR_TESTED_MAX + 1), ("19 is newer", "(15 to 18)")),
     ):
         [told] = advice.warnings(found)
         assert all(part in told for part in parts), told
@@ -214,6 +216,25 @@ def test_b90_a_full_server_is_warned_of(
     monkeypatch.setattr(advice, "SESSIONS_OF_HOST", 10_000)
     run("db", "check", "--namespace", "shop", exit_code=0, PERDURE_DSN=server.dsn)
     assert "connections free" in caplog.text
+
+
+def test_the_doctor_names_the_server_and_doubts_what_nobody_has_tested(
+    run: Run, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(server.dsn) as connection:
+        version = connection.info.parameter_status("server_version")
+        major = connection.info.server_version // 10_000
+
+    def database() -> tuple[str, str]:
+        told = run("doctor", "--output", "json", "--namespace", "shop", exit_code=0, PERDURE_DSN=server.dsn)
+        [row] = [row for row in json.loads(told.stdout) if row["check"] == "database"]
+        return row["result"], row["what"]
+
+    assert database() == ("ok", f"Postgres {version}: durable, writable; namespace 'shop' fits this release")
+    monkeypatch.setattr(majors, "MAJOR_TESTED_MAX", major - 1)
+    result, what = database()
+    assert result == "warning"
+    assert f"Postgres {major} is newer than what this release of Perdure was tested on (15 to {major - 1})" in what
 
 
 def test_b88_a_reader_that_goes_away_gets_no_traceback() -> None:

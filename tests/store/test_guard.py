@@ -123,12 +123,13 @@ GOOD = {
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"server_version": "14.9", "server_version_num": "140009"}, "14.9"),
+        ({"server_version": "14.23", "server_version_num": "140023"}, "14.23 at here is too old: Perdure needs 15 or"),
         ({"in_recovery": "true", "default_transaction_read_only": "on"}, "pg_promote"),
     ],
 )
 def test_servers_that_cannot_be_used_are_refused(changed: dict[str, str], expected: str) -> None:
     guard._check_settings(GOOD, "here")
+    guard._check_settings(GOOD | {"server_version": "15.0", "server_version_num": "150000"}, "here")
     with pytest.raises(StartRefused, match=expected):
         guard._check_settings(GOOD | changed, "here")
 
