@@ -95,6 +95,7 @@ REQUESTS: list[tuple[str, str, Right]] = [
     ("GET", "/entities/Order/o/-/diff?from=1&to=2", Right.READ),
     ("GET", "/entities/Order/o/-/export", Right.READ),
     ("GET", "/entities/Order/o/-/now", Right.READ),
+    ("GET", "/entities/Order/o/-/outbox", Right.READ),
     ("GET", "/dead-letters?type=Order", Right.READ),
     *(
         ("GET", path, Right.READ)

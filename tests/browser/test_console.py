@@ -210,6 +210,28 @@ def test_the_last_error_of_a_retrying_activity_tells_where_it_was_raised(page: P
     expect(operation.locator("pre")).to_contain_text("in open_gate")
 
 
+def test_an_activity_that_failed_for_good_tells_where_it_was_raised(page: Page, site: Site) -> None:
+    site.run(Gate.ref("fused").mend.start())
+    open_page(page, "entity/Gate/fused/workflows", "Gate/fused")
+    run = page.get_by_role("region", name="Workflow mend")
+    expect(run).to_contain_text("Failed for good")
+    expect(run).to_contain_text("there is no fuse for fused")
+    run.get_by_text("Where it was raised").first.click()
+    expect(run.locator("pre").first).to_contain_text("in change_fuse")
+    open_page(page, "entity/Gate/fused/timeline", "Gate/fused")
+    page.get_by_text("Where it was raised").click()
+    expect(page.locator("pre")).to_contain_text("in change_fuse")
+
+
+def test_the_outbox_tells_what_became_of_each_message(page: Page) -> None:
+    open_page(page, "entity/Walk/sunday/pending", "Walk/sunday")
+    row = page.get_by_role("region", name="Outbox").get_by_role("row", name="Gate/west")
+    expect(row).to_contain_text("shut")
+    expect(row).to_contain_text("applied")
+    row.get_by_role("link", name="version").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Gate/west")
+
+
 def test_state_is_edited_with_a_reason_and_its_versions_are_compared(page: Page, site: Site) -> None:
     site.run(Gate.ref("edited").shut("eve"))
     open_page(page, "entity/Gate/edited/state", "Gate/edited")

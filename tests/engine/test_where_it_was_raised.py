@@ -77,9 +77,10 @@ async def failures(key: str) -> list[Any]:
     return [event.error for event in (await history(Payment.ref(key))).events if event.what is What.FAILED]
 
 
-async def both_caught() -> None:
+async def both_failed() -> None:
+    """Both have failed, and that is committed."""
     async with asyncio.timeout(30):
-        while len(CAUGHT) < 2:
+        while len(await failures("p")) < 2:
             await asyncio.sleep(0.005)
 
 
@@ -99,7 +100,7 @@ async def test_an_activity_that_failed_for_good_tells_where() -> None:
 async def test_code_that_catches_the_error_sees_the_same_live_and_in_a_replay_and_no_trace() -> None:
     async with LocalCluster([Payment]) as cluster:
         await Payment.ref("p").run.start(SECRET)
-        await both_caught()
+        await both_failed()
         live = CAUGHT[:]
         CAUGHT.clear()
         await cluster.crash()
@@ -115,7 +116,7 @@ async def test_journals_without_traces_fit_as_before() -> None:
     store = MemoryStore()
     async with LocalCluster([Payment], store=store):
         await Payment.ref("p").run.start(SECRET)
-        await both_caught()
+        await both_failed()
         [loaded] = await store.load([Payment.ref("p").entity_id], inbox_max=0)
     live = CAUGHT[:]
     CAUGHT.clear()
@@ -146,7 +147,7 @@ async def test_where_texts_are_encrypted_none_is_stored() -> None:
     store: Any = EncodedStore(MemoryStore(), codec, namespace="tests")
     async with LocalCluster([Payment], store=store):
         await Payment.ref("p").run.start(SECRET)
-        await both_caught()
+        await both_failed()
         declined, no_bill = await failures("p")
     assert declined["message"] == f"{SECRET} is declined"
     assert "traceback" not in declined
