@@ -84,8 +84,8 @@ async def read_fates(read: Read, shard_count: int, sender: EntityId, sent: Seque
         [(_WAITING, (*own, str(sender))), (_OUTCOMES, both), (_DELAYED, own), (_DEAD, both)]
     )
     places = {place for (place,) in waiting}
-    due = dict(delayed)
-    died = dict(dead)
+    due: dict[int, int] = dict(delayed)
+    died: dict[int, int] = dict(dead)
     known = {place: (Outcome(*columns), by) for place, *columns, by in outcomes}
 
     def traces(place: int) -> Traces:

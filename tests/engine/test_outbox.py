@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from perdure.entities import ApplicationError, Entity, Mailbox, RetryPolicy, handler, outbox, workflow
+from perdure.entities import ApplicationError, Entity, EntityId, Mailbox, RetryPolicy, handler, outbox, workflow
 from perdure.entities.errors import InvalidArguments
 from perdure.entities.history import What, history
 from perdure.entities.outbox import SentMessage
@@ -113,7 +113,7 @@ async def test_it_is_told_while_no_host_runs_and_the_history_names_receivers() -
         await Order.ref("o").run.start()
         await world.settled()
         archive = world.store.archive()
-        address = Order.ref("o").entity_id
+        address = EntityId("Order", "o")
     page = await outbox(address, archive=archive)
     assert len(page.messages) == 5
     events = (await history(address, kinds=[What.SENT], archive=archive)).events

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.entities import ApplicationError, Entity, Mailbox, RetryPolicy, activity, history, workflow
+from perdure.entities import ApplicationError, Entity, EntityId, Mailbox, RetryPolicy, activity, history, workflow
 from perdure.entities.definition import Registry
 from perdure.entities.encryption import EncryptionCodec
 from perdure.entities.engine.activities import ERROR_BYTES_MAX, encode_error
@@ -117,7 +117,7 @@ async def test_journals_without_traces_fit_as_before() -> None:
     async with LocalCluster([Payment], store=store):
         await Payment.ref("p").run.start(SECRET)
         await both_failed()
-        [loaded] = await store.load([Payment.ref("p").entity_id], inbox_max=0)
+        [loaded] = await store.load([EntityId("Payment", "p")], inbox_max=0)
     live = CAUGHT[:]
     CAUGHT.clear()
     older = without_traces(loaded)
