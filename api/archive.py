@@ -16,6 +16,7 @@ from ..entities.export import export_entity
 from ..entities.history import history
 from ..entities.ids import EntityId, check_key
 from ..entities.maintenance import dead_letters, discard_dead_letter, edit, replay_dead_letter
+from ..entities.outbox import outbox
 from ..entities.present import ROWS_MAX, present
 from ..entities.search import conditions_of, find
 from ..entities.timetravel import diff, fork, state_json
@@ -29,6 +30,7 @@ from .archive_openapi import (
     HISTORY,
     LETTERS,
     NOW,
+    OUTBOX,
     STATE,
     described,
     streaming,
@@ -85,6 +87,7 @@ def archive_routes(registry: Registry, *, prefix: str, settings: Settings) -> li
     for path, method, work, summary, about in (
         (prefix + "/{type}", "GET", views.find, "Entities by fields of their state", finding),
         (below + "now", "GET", views.now, "What is going on at an entity", described(NOW)),
+        (below + "outbox", "GET", views.outbox, "What an entity has sent, and what became of it", described(OUTBOX)),
         (below + "history", "GET", views.history, "What happened to an entity", described(HISTORY)),
         (below + "events", "GET", views.events, "An entity's changes, as they come", streaming(EVENTS)),
         (below + "state", "GET", views.state, "The state at a version", described(STATE)),
@@ -146,6 +149,10 @@ class _Views:
     async def now(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)
         return await present(entity, limit=read_number(request, "limit", ROWS_MAX))
+
+    async def outbox(self, request: Request, who: Principal) -> Any:
+        _, entity = self._entity(request)
+        return await outbox(entity, before=read_number(request, "before", 0), limit=read_number(request, "limit", 100))
 
     async def history(self, request: Request, who: Principal) -> Any:
         _, entity = self._entity(request)

@@ -91,6 +91,7 @@ HISTORY = [
     asked("kind", "array", "Only events of these kinds.", items={"type": "string", "enum": list(What)}),
     asked("newest_first", "boolean", "Backwards."),
 ]
+OUTBOX = [*ENTITY, whole("before", "Sent by versions before this one: `next` of the page before."), LIMIT]
 EVENTS = [
     *ENTITY,
     {

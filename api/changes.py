@@ -9,6 +9,8 @@ from ..cluster.codecs import load_codec
 from ..cluster.postgres.sessions import SessionSettings
 from ..cluster.postgres.store import PostgresStore
 from ..entities.definition import Registry
+from ..entities.errors import InvalidArguments
+from ..entities.export import is_export, read_export
 from ..entities.schema_lock import compare, read_lock, write_lock
 from ..entities.store.encoded import EncodedStore
 from ..entities.store.rows import Loaded
@@ -95,12 +97,15 @@ def _recorded(source: Recorded) -> list[Loaded]:
         return asyncio.run(_read(source))
     try:
         return [
-            loaded
-            for loaded in decode_recording(source.file.read_bytes())
-            if source.type_name in ("", loaded.entity.type)
+            loaded for loaded in _read_file(source.file.read_bytes()) if source.type_name in ("", loaded.entity.type)
         ][: source.limit]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, InvalidArguments) as error:
         raise Failure("bad_recording", f"{source.file}: {error}", Exit.USAGE) from None
+
+
+def _read_file(data: bytes) -> list[Loaded]:
+    """What `--export` wrote, or what `perdure export` and the console gave. Raises ValueError, InvalidArguments."""
+    return [read_export(data)] if is_export(data) else decode_recording(data)
 
 
 async def _read(source: Recorded) -> list[Loaded]:

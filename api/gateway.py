@@ -25,6 +25,7 @@ from .metrics import metrics_routes
 from .openapi_security import declare_security
 from .overview import overview_routes
 from .problems import DOCS, install
+from .replay import replay_routes
 from .routes import ENTITIES, direct_routes, gateway_router
 from .settings import Settings
 from .shortcut import Shortcut
@@ -73,7 +74,11 @@ def create_app(
     )
     install(app, show_errors=chosen.show_errors, every_error=True)
     app.router.routes[:0] = archive_routes(registry, prefix=ENTITIES, settings=chosen)
-    app.router.routes[:0] = [*overview_routes(registry, settings=chosen), *worklist_routes(chosen)]
+    app.router.routes[:0] = [
+        *overview_routes(registry, settings=chosen),
+        *worklist_routes(chosen),
+        *replay_routes(registry, settings=chosen),
+    ]
     member, action = direct = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.router.routes[:0] = direct
     app.include_router(health_router())

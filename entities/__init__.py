@@ -78,6 +78,7 @@ from .logs import JsonFormatter, is_replaying, log_context
 from .mailbox import Mailbox
 from .maintenance import dead_letter, dead_letters, discard_dead_letter, edit, replay_dead_letter
 from .operate import RunOperations, WaitingOperation, complete_activity, fail_activity, heartbeat_activity
+from .outbox import Outbox, SentMessage, outbox
 from .present import Now, present
 from .rate import RateLimit
 from .retry import RetryPolicy
@@ -151,6 +152,7 @@ __all__ = [
     "Now",
     "OpenDecision",
     "OperationSettled",
+    "Outbox",
     "OutcomeUnknown",
     "PayloadCodec",
     "PayloadTooLarge",
@@ -172,6 +174,7 @@ __all__ = [
     "ScheduleExists",
     "ScheduleSpec",
     "ScheduledRun",
+    "SentMessage",
     "StagedSqlFailed",
     "StartRefused",
     "StateNotSerialisable",
@@ -218,6 +221,7 @@ __all__ = [
     "new_encryption_key",
     "now",
     "open_decisions",
+    "outbox",
     "patched",
     "present",
     "publish",

@@ -35,7 +35,8 @@ class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_s: float | None = None
     """When the next attempt is to be made, if whoever raised it says so."""
     traceback: str = ""
-    """Where it was raised: only of a failed attempt and in a dead letter, for people (see traces.py)."""
+    """Where it was raised, for people (see traces.py): of failed attempts, of activities that failed for good, and in
+    dead letters. No exception is made with it: code sees the same error live and in a replay."""
 
 
 ERRORS: "dict[str, type[PerdureError]]" = {}

@@ -24,7 +24,7 @@ from .ids import EntityId, check_key
 from .messages import Envelope
 from .store.archive import Archive
 from .store.memory import MemoryStore, StoredEntity
-from .store.rows import AttemptRow, DeadLetter, HistoryRow, JournalRow, MailboxItem, ReminderRow, RunRow
+from .store.rows import AttemptRow, DeadLetter, HistoryRow, JournalRow, Loaded, MailboxItem, ReminderRow, RunRow
 
 FORMAT = 1
 _JSON = frozenset({"args", "outcome", "state", "entry", "item", "error"})
@@ -85,23 +85,48 @@ async def export_entity(entity: Entity | EntityId, *, archive: Archive | None = 
     )
 
 
+def is_export(data: bytes) -> bool:
+    """Whether this is an object that says it is an export, of whatever format."""
+    try:
+        return "perdure_export" in msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def read_export(data: bytes) -> Loaded:
+    """An exported entity with all its runs and their journals, for replaying them. Raises InvalidArguments."""
+    entity, stored, _ = _read_whole(data)
+    return Loaded(
+        entity=entity,
+        version=stored.version,
+        state=stored.state,
+        schema_version=stored.schema_version,
+        runs=list(stored.runs.values()),
+        journal=[row for _, (_, row) in sorted(stored.journal.items())],
+    )
+
+
 def import_entity(data: bytes, store: MemoryStore) -> EntityId:
     """Put an exported entity into a memory store, as it was: to look at it, or to run it there.
 
     With `LocalCluster([...], store=store)` its runs are rebuilt and go on: activities under way are tried again. Raises
     InvalidArguments for anything that is not an export of a format known here, EntityExists.
     """
+    entity, stored, letters = _read_whole(data)
+    if not store.restore(entity, stored, letters):
+        raise EntityExists(f"{entity} exists in this store already")
+    return entity
+
+
+def _read_whole(data: bytes) -> tuple[EntityId, StoredEntity, list[tuple[int, DeadLetter]]]:
     try:
         document = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         number = msgspec.json.decode(document.get("perdure_export", b"null"))
         if number != FORMAT:
             raise InvalidArguments(f"this is no export of format {FORMAT} (perdure_export is {number!r})", errors=[])
-        entity, stored, letters = _read(document)
+        return _read(document)
     except (msgspec.DecodeError, ValueError, KeyError, TypeError, InvalidKey, RecursionError) as error:
         raise InvalidArguments(f"this is not an exported entity: {error!r}", errors=[]) from None
-    if not store.restore(entity, stored, letters):
-        raise EntityExists(f"{entity} exists in this store already")
-    return entity
 
 
 def _members(row: Any) -> dict[str, Any]:

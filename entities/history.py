@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from .archive import address_of, ambient_archive
-from .engine.journal import Entry, Event, EventKind, OperationKind, Scheduled, decode_entry
+from .engine.journal import Entry, Event, EventKind, OperationKind, Scheduled, decode_entry, sent_id
 from .entity import Entity
 from .errors import InvalidArguments
 from .ids import EntityId
@@ -83,6 +83,7 @@ class HistoryEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     operation: int | None = None
     sender: str = ""
     message_id: str = ""
+    """Of the message applied, or of the one that a run sent or called with."""
     input: Any = None
     """Arguments, where they are kept (of operations: up to 4 kB)."""
     output: Any = None
@@ -237,11 +238,13 @@ class _Journal:
         for asked in entry.operations:
             given = entry.inputs.get(str(asked.number))
             target = entry.targets.get(str(asked.number))
+            usual_id = sent_id(row.run_id, asked.number) if target is not None else ""
             yield event(
                 _ASKED.get(asked.kind, What.SCHEDULED),
                 kind=str(asked.kind),
                 name=asked.name,
                 operation=asked.number,
+                message_id=entry.own_ids.get(str(asked.number), usual_id),
                 input=_json(bytes(given)) if given is not None else None,
                 details={} if target is None else {"target": target},
             )

@@ -10,6 +10,7 @@ from .options import Address, Json, Member, Output, Url, Values, Wait, arguments
 from .output import Format, show
 
 WATCH_S = 1.0
+SENT = ("sent_at", "to", "kind", "name", "status", "settled_at", "receiver_version", "version", "message_id")
 EVENTS = ("version", "at", "what", "name", "ok", "operation", "input", "output", "error")
 
 Limit = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
@@ -156,6 +157,29 @@ def inbox(address: Address, *, url: Url = "", output: Output = Format.TABLE) -> 
     Example: perdure inbox Order/order-42
     """
     _part(address, "inbox", ("id", "kind", "name", "sender", "args"), url, output)
+
+
+def outbox(
+    address: Address,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Of so many turns.")] = 100,
+    before: Annotated[int | None, typer.Option(min=0, help="Go on from here: `next` of the page before.")] = None,
+    url: Url = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """What an entity has sent, and what became of it: all of its workflows; of handlers what waits or was given up.
+
+    Example: perdure outbox Order/order-42
+    """
+    with Gateway(url) as gateway:
+        page = gateway.get(entity_path(address, "-", "outbox"), limit=limit, before=before)
+    rows = [{"to": f"{one['type']}/{one['key']}"} | one for one in page["messages"]]
+    show(page, output, columns=SENT, rows=rows)
+    if output is Format.TABLE:
+        if page["is_cut"]:
+            typer.echo("inboxes or dead letters are long: more of what handlers sent may wait", err=True)
+        if page["next"] is not None:
+            typer.echo(f"more: --before {page['next']}", err=True)
 
 
 def reminders(address: Address, *, url: Url = "", output: Output = Format.TABLE) -> None:

@@ -21,6 +21,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     look.history,
     look.watch,
     look.inbox,
+    look.outbox,
     look.reminders,
     look.operations,
     look.query,

@@ -26,6 +26,7 @@ from ...entities.store.archive import (
     Timeline,
     page_of,
 )
+from ...entities.store.fates import Fate, Sent, UnappliedFew
 from ...entities.store.rows import (
     STATE_NOT_KEPT,
     STATE_UNCHANGED,
@@ -38,8 +39,10 @@ from ...entities.store.rows import (
     ReminderRow,
 )
 from .arrays import texts
-from .exchange import Rows, Session
+from .exchange import Rows, Session, Statement
+from .fates import read_fates, read_unapplied
 from .messages import for_people
+from .plainly import read_plainly
 from .reads import Reader, attempt_row, loaded_of, reading, run_row
 from .search import Search
 
@@ -250,6 +253,17 @@ class PostgresArchive:
     async def letter(self, entity: EntityId, message_id: str) -> Letter | None:
         (rows,) = await self._transact((_ONE_LETTER, (*await self._address(entity), message_id)))
         return letter_of(rows[0]) if rows else None
+
+    async def fates(self, sender: EntityId, sent: Sequence[Sent]) -> list[Fate]:
+        return await read_fates(self._plainly, (await self._reader()).shard_count, sender, sent)
+
+    async def unapplied(self, sender: EntityId, *, limit: int) -> UnappliedFew:
+        return await read_unapplied(self._plainly, (await self._reader()).shard_count, sender, limit=limit)
+
+    async def _plainly(self, statements: Sequence[Statement]) -> list[Rows]:
+        filled = [(sql.replace("{s}", self._schema), parameters) for sql, parameters in statements]
+        answers: list[Rows] = await self._run(lambda session: read_plainly(session, filled))
+        return answers
 
     async def scan(
         self,

@@ -377,26 +377,31 @@ def success(call: ActivityCall, result: bytes) -> Event:
     return Event(EventKind.VALUE, call.number, msgspec.Raw(result))
 
 
-def failure(call: ActivityCall, error: BaseException) -> Event:
+def failure(call: ActivityCall, error: BaseException, trace: str = "") -> Event:
     """The event that tells a run that its activity failed for good.
 
     The workflow sees an exception of the class that the activity raised, where that can be found by name; else
-    ActivityFailed or ApplicationError with its text.
+    ActivityFailed or ApplicationError with its text. `trace` is for people: no exception is ever made with it.
     """
-    return Event(EventKind.ERROR, call.number, msgspec.Raw(encode_error(error)))
+    return Event(EventKind.ERROR, call.number, msgspec.Raw(encode_error(error, trace)))
 
 
 def encode_error(error: BaseException, trace: str = "") -> bytes:
-    """An error of user code as JSON that can be stored, whatever it holds: an error must never wedge its entity."""
-    body = msgspec.structs.replace(error_body(error), traceback=trace)
+    """An error of user code as JSON that can be stored, whatever it holds: an error must never wedge its entity.
+
+    What code may read of it does not depend on `trace`, which comes on top of the limit.
+    """
+    body = error_body(error)
     try:
         data = encode_json(body)
         if len(data) <= ERROR_BYTES_MAX and not has_nul(data):
-            return data
+            return encode_json(msgspec.structs.replace(body, traceback=trace)) if trace else data
     except (TypeError, ValueError, RecursionError):  # details that are no JSON, lone surrogates, endless causes
         pass
     return encode_json(
-        msgspec.structs.replace(body, message=_clean(body.message), type=_clean(body.type), details={}, cause=None)
+        msgspec.structs.replace(
+            body, message=_clean(body.message), type=_clean(body.type), details={}, cause=None, traceback=trace
+        )
     )
 
 

@@ -214,7 +214,7 @@ class Attempts:
         )
         if isinstance(verdict, Fail):
             self._count(call, "failed")
-            self._end(ActivityDone(call, failure(call, verdict.error)))
+            self._end(ActivityDone(call, failure(call, verdict.error, self._engine.trace_of(verdict.error))))
             return
         if isinstance(verdict, Pause):
             self._count(call, "paused")

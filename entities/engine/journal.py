@@ -91,7 +91,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
     inputs: dict[str, msgspec.Raw] = {}
     """Arguments of the activities and calls asked for, by number: for people; replay does not look at them."""
     targets: dict[str, str] = {}
-    """`Type/key` of the entities called, by number: for people as well."""
+    """`Type/key` of the entities called and sent to, by number: for people as well."""
+    own_ids: dict[str, str] = {}
+    """Ids of messages sent under an idempotency key, by number: for people. Without one it is `run_id:number`."""
     trace: str = ""
     """W3C traceparent of the stretch of the run that this resume begins; for traces only."""
     tried: dict[str, Tried] = {}
@@ -105,6 +107,11 @@ class ReplayMismatch(Exception):
         super().__init__(f"journal entry {number}: recorded {recorded}, but the current code asks for {expected}")
         self.recorded = recorded
         self.expected = expected
+
+
+def sent_id(run_id: str, number: int) -> str:
+    """Id of the message that an operation of a run sends, unless it has an idempotency key."""
+    return f"{run_id}:{number}"
 
 
 def numbered(operations: Iterable[Scheduled]) -> list[Scheduled]:

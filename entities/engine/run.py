@@ -45,6 +45,7 @@ from .journal import (
     Scheduled,
     difference,
     numbered,
+    sent_id,
 )
 from .loop import WorkflowLoop, WorkflowTimer
 from .loops import check_depth
@@ -347,6 +348,10 @@ class Run:
         """Address of one of this run's operations."""
         return str(OperationAddress(self.row.workflow, self.row.run_id, number))
 
+    def message_id(self, number: int) -> str:
+        """Of the message that an operation sends, unless it has an idempotency key."""
+        return sent_id(self.row.run_id, number)
+
     def waiting_for(self) -> str:
         """What it waits for, for people."""
         return ", ".join(f"{op.kind} {op.name}".rstrip() for op in list(self.pending.values())[:5])
@@ -417,7 +422,7 @@ class Run:
                 name,
                 args,
                 delay_us=delay_us,
-                message_id=message_id or f"{self.row.run_id}:{number}",
+                message_id=message_id or self.message_id(number),
                 options=options,
             )
 
@@ -520,6 +525,16 @@ def inputs_of(operations: Iterable[Operation], *, bytes_max: int) -> dict[str, m
 def targets_of(operations: Iterable[Operation]) -> dict[str, str]:
     """Which entities are called, by operation number."""
     return {str(op.number): str(op.detail.target) for op in operations if isinstance(op.detail, CallDetail)}
+
+
+def sent_of(run: Run) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the messages that this resume sends, by operation number: receivers, and ids other than the usual one."""
+    numbers = [asked.number for asked in run.asked if asked.kind is OperationKind.SEND]
+    sent = dict(zip(numbers, run.effects.outgoing, strict=False))  # beyond OUTBOX_MAX they are asked for, and refused
+    return (
+        {str(number): str(one.target) for number, one in sent.items()},
+        {str(number): one.message_id for number, one in sent.items() if one.message_id != run.message_id(number)},
+    )
 
 
 def _names(events: Iterable[Event]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from ..ids import EntityId
+from .fates import Fates
 from .rows import AttemptRow, DeadLetter, HistoryRow, JournalRow, Loaded, ReminderRow, RunRow
 
 
@@ -139,7 +140,7 @@ class Scanned(NamedTuple):
     """Only those that an index found."""
 
 
-class Archive(Protocol):
+class Archive(Fates, Protocol):
     """What can be asked. Raises StoreUnavailable if the database does not answer."""
 
     async def snapshot(self, entity: EntityId) -> Snapshot | None:

@@ -29,6 +29,7 @@ from .archive import (
     Snapshot,
     Timeline,
 )
+from .fates import Fate, Sent, UnappliedFew
 from .rows import AttemptRow, DeadLetter, HistoryRow, JournalRow, RunRow
 from .sealing import Sealer
 
@@ -153,6 +154,14 @@ class EncodedArchive:
                 letters=[Letter(letter.died_us, seal.open_letter(letter.letter)) for letter in found.letters],
             ),
         )
+
+    # --- what is stored in the clear ----------------------------------------------------------------------------------
+
+    async def fates(self, sender: EntityId, sent: Sequence[Sent]) -> list[Fate]:
+        return await self._inner.fates(sender, sent)
+
+    async def unapplied(self, sender: EntityId, *, limit: int) -> UnappliedFew:
+        return await self._inner.unapplied(sender, limit=limit)
 
     # --- lists, as far as can be --------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The archive of the memory store: plain loops over everything, equal in what it answers to that on Postgres."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..ids import EntityId
@@ -20,24 +20,15 @@ from .archive import (
     Timeline,
     page_of,
 )
-from .rows import STATE_NOT_KEPT, STATE_UNCHANGED, DeadLetter, HistoryRow, JournalRow, Loaded
+from .memory_fates import MemoryFates
+from .rows import STATE_NOT_KEPT, STATE_UNCHANGED, HistoryRow, JournalRow, Loaded
 
 if TYPE_CHECKING:
     from .memory import StoredEntity
 
 
-class MemoryArchive:
+class MemoryArchive(MemoryFates):
     """`Archive` over the memory store's own dictionaries."""
-
-    def __init__(
-        self,
-        entities: "Mapping[EntityId, StoredEntity]",
-        letters: Mapping[tuple[EntityId, str], tuple[int, DeadLetter]],
-        shard_count: int,
-    ) -> None:
-        self._entities = entities
-        self._letters = letters
-        self._shard_count = shard_count
 
     async def snapshot(self, entity: EntityId) -> Snapshot | None:
         stored = self._entities.get(entity)

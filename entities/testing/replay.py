@@ -16,12 +16,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from ..definition import EntityDefinition, Registry
-from ..engine.journal import ReplayMismatch
-from ..engine.replaying import rebuild_run
+from ..definition import Registry
 from ..entity import Entity
-from ..errors import PerdureError
 from ..ids import EntityId
+from ..replays import Verdict, replay_runs
 from ..store.port import EntityStore, LiveRuns
 from ..store.rows import JournalRow, Loaded, RunRow, RunStatus
 
@@ -63,43 +61,14 @@ def replay(registry: Registry, recorded: Iterable[Loaded]) -> Report:
     runs = entries = 0
     misfits: list[Misfit] = []
     for loaded in recorded:
-        live = [row for row in loaded.runs if not row.status.is_terminal]
-        runs += len(live)
+        runs += sum(not row.status.is_terminal for row in loaded.runs)
         entries += len(loaded.journal)
-        if loaded.problem:
-            misfits.append(Misfit(loaded.entity, "", "", loaded.problem))
-            continue
-        definition = registry.find(loaded.entity.type)
-        if definition is None:
-            misfits.append(Misfit(loaded.entity, "", "", f"there is no entity class {loaded.entity.type!r}"))
-            continue
-        for row in live:
-            reason = _misfit(definition, loaded, row)
-            if reason:
-                misfits.append(Misfit(loaded.entity, row.workflow, row.run_id, reason))
+        misfits += [
+            Misfit(one.entity, one.workflow, one.run_id, one.reason)
+            for one in replay_runs(registry, loaded, only_live=True)
+            if one.verdict is not Verdict.FITS
+        ]
     return Report(runs, entries, misfits)
-
-
-def _misfit(definition: EntityDefinition, loaded: Loaded, row: RunRow) -> str:
-    if row.workflow not in definition.workflows:
-        return f"the class has no workflow `{row.workflow}` any more"
-    try:
-        entity = definition.load(loaded.entity.key, loaded.state, version=loaded.schema_version)
-    except PerdureError as error:
-        return error.message
-    snapshot = definition.dump(entity)
-    journal = [one for one in loaded.journal if (one.workflow, one.run_id) == (row.workflow, row.run_id)]
-    run, problem = rebuild_run(definition, entity, row, journal)
-    try:
-        if problem is not None:
-            return str(problem)
-        if journal and journal[-1].version == loaded.version:  # nobody has changed the state since
-            rebuilt = definition.dump(entity)
-            if not definition.is_same(rebuilt, snapshot):
-                return str(ReplayMismatch(snapshot.decode()[:500], rebuilt.decode()[:500], run.entries))
-        return ""
-    finally:
-        run.close()
 
 
 def check_replay(

@@ -95,6 +95,7 @@ REQUESTS: list[tuple[str, str, Right]] = [
     ("GET", "/entities/Order/o/-/diff?from=1&to=2", Right.READ),
     ("GET", "/entities/Order/o/-/export", Right.READ),
     ("GET", "/entities/Order/o/-/now", Right.READ),
+    ("GET", "/entities/Order/o/-/outbox", Right.READ),
     ("GET", "/dead-letters?type=Order", Right.READ),
     *(
         ("GET", path, Right.READ)
@@ -109,6 +110,7 @@ REQUESTS: list[tuple[str, str, Right]] = [
         for action in ("pause", "resume", "retry", "complete", "fail", "restart", "rerun")
     ),
     *(("POST", f"/entities/Order/o/-/{what}", Right.OPERATE) for what in ("edit", "fork", "replay", "discard")),
+    ("POST", "/replay?type=Order", Right.OPERATE),
     ("POST", "/entities/PerdureSchedule/s/create", Right.ADMIN),
     ("POST", "/entities/PerdureEvents/e/publish", Right.ADMIN),
 ]

@@ -53,6 +53,12 @@ async def open_gate(place: str) -> str:
     raise ApplicationError(f"the gate of {place} does not answer", retry_after=wait) from ConnectionError("refused")
 
 
+@activity(retry=RetryPolicy(attempts=1))
+async def change_fuse(place: str) -> None:
+    """Fails for good."""
+    raise ApplicationError(f"there is no fuse for {place}")
+
+
 class Gate(Entity, index=["status"]):
     """A gate with a controller that may be away."""
 
@@ -65,6 +71,14 @@ class Gate(Entity, index=["status"]):
         self.status = "opening"
         self.status = await open_gate(place)
         return self.status
+
+    @workflow
+    async def mend(self) -> str:
+        try:
+            await change_fuse(self.key)
+        except ApplicationError:
+            self.note = "no fuse"
+        return "as it was"
 
     @handler
     async def shut(self, by: str) -> str:

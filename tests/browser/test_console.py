@@ -210,6 +210,51 @@ def test_the_last_error_of_a_retrying_activity_tells_where_it_was_raised(page: P
     expect(operation.locator("pre")).to_contain_text("in open_gate")
 
 
+def test_an_activity_that_failed_for_good_tells_where_it_was_raised(page: Page, site: Site) -> None:
+    site.run(Gate.ref("fused").mend.start())
+    open_page(page, "entity/Gate/fused/workflows", "Gate/fused")
+    run = page.get_by_role("region", name="Workflow mend")
+    expect(run).to_contain_text("Failed for good")
+    expect(run).to_contain_text("there is no fuse for fused")
+    run.get_by_text("Where it was raised").first.click()
+    expect(run.locator("pre").first).to_contain_text("in change_fuse")
+    open_page(page, "entity/Gate/fused/timeline", "Gate/fused")
+    page.get_by_text("Where it was raised").click()
+    expect(page.locator("pre")).to_contain_text("in change_fuse")
+
+
+def test_the_outbox_tells_what_became_of_each_message(page: Page) -> None:
+    open_page(page, "entity/Walk/sunday/pending", "Walk/sunday")
+    row = page.get_by_role("region", name="Outbox").get_by_role("row", name="Gate/west")
+    expect(row).to_contain_text("shut")
+    expect(row).to_contain_text("applied")
+    row.get_by_role("link", name="version").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Gate/west")
+
+
+def test_a_downloaded_history_is_replayed(page: Page, tmp_path: Path) -> None:
+    open_page(page, "entity/Walk/sunday/history", "Walk/sunday")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download everything").click()
+    path = tmp_path / "walk.json"
+    download.value.save_as(path)
+    section = page.get_by_role("region", name="Replay a history")
+    chooser = section.get_by_label("History of a Walk")
+    chooser.set_input_files(path)
+    expect(section.get_by_role("status")).to_contain_text("Walk/sunday, 1 run, 1 of them fit this code")
+    expect(section.get_by_role("row", name="go")).to_contain_text("fits")
+    text = path.read_text()
+    assert "Gate.shut" in text
+    path.write_text(text.replace("Gate.shut", "Gate.open"))
+    chooser.set_input_files(path)
+    row = section.get_by_role("row", name="go")
+    expect(row).to_contain_text("differs")
+    expect(row).to_contain_text("#0 call Gate.open")
+    path.write_text("no JSON")
+    chooser.set_input_files(path)
+    expect(section.get_by_role("alert")).to_contain_text("not JSON")
+
+
 def test_state_is_edited_with_a_reason_and_its_versions_are_compared(page: Page, site: Site) -> None:
     site.run(Gate.ref("edited").shut("eve"))
     open_page(page, "entity/Gate/edited/state", "Gate/edited")

@@ -84,6 +84,8 @@ def test_reminders_and_inbox(perdure: Perdure) -> None:
     perdure("call", "Parcel/eight", "later")
     assert perdure("reminders", "Parcel/eight").stdout.splitlines()[1].startswith("expiry")
     assert told(perdure("inbox", "Parcel/eight", *JSON)) == []
+    assert told(perdure("outbox", "Parcel/eight", *JSON)) == {"messages": [], "next": None, "is_cut": False}
+    assert perdure("outbox", "Parcel/eight").stdout.split()[:3] == ["SENT", "AT", "TO"]
 
 
 def test_state_is_edited_with_a_version_check_and_forked(perdure: Perdure) -> None:

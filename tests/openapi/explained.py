@@ -103,6 +103,12 @@ EXPLAINED: tuple[Explained, ...] = (
         "One route serves all types; which fields there are depends on the type in its path.",
     ),
     Explained(
+        "a document that is no export of the type asked for",
+        "positive_data_acceptance",
+        lambda answer: answer.operation.endswith(" /replay") and _refused_with("invalid_argument")(answer),
+        "The format of exports is described in words (entities/export.py): its rows are those of the store.",
+    ),
+    Explained(
         "a key with control characters in a route of the application",
         "positive_data_acceptance",
         lambda answer: "{order_id}" in answer.operation and _refused_with("bad_key")(answer),

@@ -1,7 +1,8 @@
-/** The history as JSON, to read, filter and save. */
+/** The history as JSON, to read, filter, save and replay. */
 
 import { h, refresh } from "./dom.js";
 import { button } from "./actions.js";
+import { replaySection } from "./replay.js";
 import { download, json, labelled, more, say } from "./ui.js";
 
 const PAGE = 100;
@@ -17,7 +18,7 @@ export async function make(entity, place) {
     download(`${entity.type}-${entity.key}.json`, JSON.stringify(await entity.get(entity.at("-", "export")), null, 1));
     say("Saved: everything that is retained, for perdure replay or import_entity()");
   };
-  place.append(h("div", { class: "filters" }, labelled("Kind of event", kind), button("Download everything", save, () => {}, { key: "download" })), list);
+  place.append(h("div", { class: "filters" }, labelled("Kind of event", kind), button("Download everything", save, () => {}, { key: "download" })), list, replaySection(entity.type));
   return async (now) => {
     const found = await entity.history({ limit, kind: kind.value });
     refresh(list, [now?.version ?? 0, found], () => [

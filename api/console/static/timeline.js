@@ -3,7 +3,7 @@
 import { h, refresh, s } from "./dom.js";
 import { nothing } from "./entity.js";
 import { addressLink, badge, clock, duration, errorLine, full } from "./format.js";
-import { more, table, value } from "./ui.js";
+import { more, table, traceback, value } from "./ui.js";
 
 const PAGE = 200;
 const LANE = 26;
@@ -69,7 +69,7 @@ function details(event, at) {
   const parts = [];
   if (event.details?.attempts) parts.push(h("span", { class: "badge warn" }, `${event.details.attempts} failed attempt${event.details.attempts > 1 ? "s" : ""}`), " ");
   if (event.details?.target) parts.push("to ", addressLink(event.details.target), " ");
-  if (event.error) parts.push(h("span", { class: "error" }, errorLine(event.error)), causes(event.error));
+  if (event.error) parts.push(h("span", { class: "error" }, errorLine(event.error)), causes(event.error), traceback(event.error, key));
   if (event.input !== undefined && event.input !== null && JSON.stringify(event.input) !== "{}") parts.push(h("div", null, h("span", { class: "soft" }, "in "), value(event.input, `${key}-in`)));
   if (event.output !== undefined && event.output !== null) parts.push(h("div", null, h("span", { class: "soft" }, "out "), value(event.output, `${key}-out`)));
   if (event.sender && /^[A-Za-z_]\w*\//.test(event.sender)) parts.push(h("div", null, h("span", { class: "soft" }, "from "), addressLink(event.sender)));

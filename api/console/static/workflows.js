@@ -41,12 +41,13 @@ function runCard(entity, run, journal) {
     outcome(run),
     isLive && h("h3", null, run.operations.length ? "It waits for" : "It waits for nothing that is known: it has its turn to come."),
     isLive && run.operations.map((one) => operationBox(entity, about, one, run.status === "parked", look)),
+    failedActivities(run, journal),
     h("details", { "data-key": `${run.run_id}-journal` }, h("summary", null, `Journal: ${journal.length} events`),
       h("div", { class: "scroll" }, table(`Journal of ${run.workflow}`, [
         ["Time", (event) => h("time", { datetime: event.at, title: full(event.at) }, clock(event.at)), "tight"],
         ["What", (event) => event.what.replaceAll("_", " "), "tight"],
         ["Operation", (event) => [event.operation !== undefined && `#${event.operation} `, event.kind !== event.name && event.kind, " ", event.name]],
-        ["Value", (event) => (event.error ? h("span", { class: "error" }, errorLine(event.error)) : value(event.output ?? event.input ?? undefined, `${event.version}-${event.what}-${event.operation}`))],
+        ["Value", (event) => (event.error ? [h("span", { class: "error" }, errorLine(event.error)), traceback(event.error, `${run.run_id}-${event.what}-${event.operation}`)] : value(event.output ?? event.input ?? undefined, `${event.version}-${event.what}-${event.operation}`))],
       ], journal))));
 }
 
@@ -57,6 +58,17 @@ function outcome(run) {
   if (run.status === "completed") return h("div", null, h("span", { class: "soft" }, "out "), value(run.outcome, `${run.run_id}-out`));
   return h("div", { class: "error" }, errorLine(run.outcome), causes(run.outcome),
     run.outcome.details && h("details", { "data-key": `${run.run_id}-why` }, h("summary", null, "Details"), json(run.outcome.details)));
+}
+
+/** Activities that have no further attempt, whether the workflow's code could do without them or not. */
+function failedActivities(run, journal) {
+  const failed = journal.filter((event) => event.what === "failed" && event.kind === "activity");
+  return failed.length > 0 && [
+    h("h3", null, "Failed for good"),
+    failed.map((event) => h("div", { class: "operation" },
+      h("div", { class: "head" }, h("strong", null, `activity ${event.name}`), h("span", { class: "soft" }, `#${event.operation}`), when(event.at)),
+      h("div", { class: "error" }, errorLine(event.error), causes(event.error), traceback(event.error, `${run.run_id}-failed-${event.operation}`)))),
+  ];
 }
 
 function operationBox(entity, about, one, isParked, look) {

@@ -42,7 +42,7 @@ from ..left import PARKED_RUN_RETRY_S
 from ..limits import check_journal, journal_note, next_run_id
 from ..loop import SpinningWorkflow
 from ..rings import waiters
-from ..run import Run, inputs_of, targets_of
+from ..run import Run, inputs_of, sent_of, targets_of
 from .record import NULL
 from .waits import Waits
 
@@ -153,6 +153,9 @@ class Resumes(Waits):
         if run.new:
             entry.inputs = inputs_of(run.new, bytes_max=settings.keep_input_bytes)
             entry.targets = targets_of(run.new)
+        if run.effects.outgoing:
+            receivers, entry.own_ids = sent_of(run)
+            entry.targets = entry.targets | receivers
         if self.attempts:
             entry.tried = self._tried(run, entry.events)
         encoded = encode_entry(entry)
@@ -205,7 +208,7 @@ class Resumes(Waits):
                 self._post(
                     write,
                     Envelope(
-                        id=f"{run.row.run_id}:{operation.number}",
+                        id=run.message_id(operation.number),
                         type=detail.target.type,
                         key=detail.target.key,
                         kind=detail.kind,
