@@ -157,7 +157,7 @@ async def test_schema_of_another_release_is_refused(
     server: EmbeddedPostgres, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "head", lambda: "0009")
+        patch.setattr(migrations, "head", lambda: "9999")
         assert "perdure db upgrade" in await refusal(server.dsn, namespace)
     with psycopg.connect(server.dsn) as connection:
         connection.execute(f"update {namespace}.{migrations.VERSION_TABLE} set version_num = '9999'".encode())
