@@ -19,6 +19,7 @@ from .console.pages import PATHS as CONSOLE_PATHS
 from .console.pages import ApiBelow, console_routes
 from .explain import error_page, errors_html
 from .health import health_router
+from .hosts import host_routes
 from .limits import Limits
 from .metered import Metered, RequestMeter
 from .metrics import metrics_routes
@@ -73,7 +74,11 @@ def create_app(
     )
     install(app, show_errors=chosen.show_errors, every_error=True)
     app.router.routes[:0] = archive_routes(registry, prefix=ENTITIES, settings=chosen)
-    app.router.routes[:0] = [*overview_routes(registry, settings=chosen), *worklist_routes(chosen)]
+    app.router.routes[:0] = [
+        *overview_routes(registry, settings=chosen),
+        *host_routes(chosen),
+        *worklist_routes(chosen),
+    ]
     member, action = direct = direct_routes(registry, prefix=ENTITIES, settings=chosen)
     app.router.routes[:0] = direct
     app.include_router(health_router())

@@ -109,6 +109,7 @@ REQUESTS: list[tuple[str, str, Right]] = [
         for action in ("pause", "resume", "retry", "complete", "fail", "restart", "rerun")
     ),
     *(("POST", f"/entities/Order/o/-/{what}", Right.OPERATE) for what in ("edit", "fork", "replay", "discard")),
+    ("POST", "/hosts/h1/drain", Right.OPERATE),
     ("POST", "/entities/PerdureSchedule/s/create", Right.ADMIN),
     ("POST", "/entities/PerdureEvents/e/publish", Right.ADMIN),
 ]

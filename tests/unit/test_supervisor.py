@@ -205,7 +205,7 @@ async def test_two_supervisors_may_both_ask(world: World, ray: Ray, hall: Hall) 
 async def test_a_host_that_hangs_is_ended_and_its_death_awaited_without_haste(
     world: World, ray: Ray, hall: Hall
 ) -> None:
-    """Until somebody has noticed the death it drains by its row; asking and poking without a pause would help nobody."""
+    """Until the death is noticed it drains by its row; asking and poking without a pause would help nobody."""
     wants(world, 1, drain_s=0.01)
     await registered(world, "h1")
     await registered(world, "h2")
