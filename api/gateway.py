@@ -19,6 +19,7 @@ from .console.pages import PATHS as CONSOLE_PATHS
 from .console.pages import ApiBelow, console_routes
 from .explain import error_page, errors_html
 from .health import health_router
+from .hosts import host_routes
 from .limits import Limits
 from .metered import Metered, RequestMeter
 from .metrics import metrics_routes
@@ -76,6 +77,7 @@ def create_app(
     app.router.routes[:0] = archive_routes(registry, prefix=ENTITIES, settings=chosen)
     app.router.routes[:0] = [
         *overview_routes(registry, settings=chosen),
+        *host_routes(chosen),
         *worklist_routes(chosen),
         *replay_routes(registry, settings=chosen),
     ]

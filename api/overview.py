@@ -173,6 +173,7 @@ class _Views:
         return Hosts(
             at=from_us(found.at_us),
             hosts=shown,
+            hosts_wanted=targets.hosts if targets is not None else None,
             shards=counts.shards,
             shards_without_host=counts.shards_without_host,
         )

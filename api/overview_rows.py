@@ -16,6 +16,7 @@ from ..entities.search import Match
 from ..entities.store.archive import Letter
 from ..entities.store.rows import AttemptRow, ReminderRow, RunRow
 from ..entities.store.survey import (
+    HOST,
     LATE_US,
     Audited,
     ListedEntity,
@@ -50,7 +51,9 @@ LOST_SHOWN_US = 3_600_000_000
 
 
 def path_of(entity: EntityId) -> str:
-    """Where the gateway describes an entity."""
+    """Where the gateway describes an entity, or the hosts."""
+    if entity.type == HOST:
+        return "/hosts"
     return f"/entities/{quote(entity.type, safe='')}/{quote(entity.key, safe='')}"
 
 

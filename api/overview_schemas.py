@@ -224,8 +224,26 @@ class Hosts(BaseModel):
 
     at: dt.datetime
     hosts: list[Host]
+    hosts_wanted: int | None
+    """So many are to be alive; None: nobody has said yet (`perdure up`)."""
     shards: int
     shards_without_host: int
+
+
+# --- POST /hosts/{host}/drain -----------------------------------------------------------------------------------------
+
+
+class HostDrain(BaseModel):
+    """The host leaves in order, or has left. Asking again changes nothing."""
+
+    host: Host
+    hosts_active: int
+    """Hosts that are alive and do not leave. This one is asked to go once they are as many as are wanted."""
+    hosts_wanted: int | None
+    is_supervised: bool
+    """False: no supervisor answered this gateway. The order is kept, and carried out once there is one."""
+    next: str
+    """What happens next, in a sentence."""
 
 
 # --- GET /all-entities ------------------------------------------------------------------------------------------------
@@ -316,11 +334,15 @@ class Schedules(BaseModel):
 
 
 class AuditRow(Subject):
-    """Something that an operator did to an entity or to one of its runs, applied or refused by it."""
+    """Something that an operator did to an entity or to one of its runs, applied or refused by it.
+
+    Of a host: `type` is `PerdureHost`, `key` its incarnation, and `path` the list of hosts.
+    """
 
     at: dt.datetime
     action: str
-    """`edit`, `fork`, `pause`, `resume`, `retry`, `complete`, `fail`, `decide`, `cancel`, `terminate`, …"""
+    """`edit`, `fork`, `pause`, `resume`, `retry`, `complete`, `fail`, `decide`, `cancel`, `terminate`, …; of a host
+    `drain`."""
     operator: str
     """Subject of the credential; without credentials what the operator said."""
     reason: str

@@ -248,6 +248,7 @@ OWN_CODES: dict[str, str] = {
     "forbidden": "The credential has no grant for this, or is for another namespace.",
     "forbidden_host": "A gateway without credentials answers only callers on the same machine.",
     "keys_unavailable": "The keys of the identity provider could not be fetched, so no token can be checked now.",
+    "no_such_host": "No host of this id is alive: it has left, was declared dead, or never was.",
     "not_found": "There is nothing at this path.",
     "method_not_allowed": "The path exists, the method does not; the header `Allow` lists those that do.",
     "http_error": "Any other HTTP error.",

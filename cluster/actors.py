@@ -172,6 +172,25 @@ def host_metrics(handles: Handles) -> Callable[[str], Awaitable[bytes]]:
     return ask
 
 
+def supervisor_poker(namespace: str) -> Callable[[float], Awaitable[bool]]:
+    """How a gateway tells the supervisor to look now: a time limit in s → whether there is one, and it answered."""
+    name = supervisor_actor(namespace)
+    handles = Handles()
+
+    async def poke(timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                handle = await handles.get(name)
+                if handle is not None:
+                    await submit(handle, "poke")
+        except Exception:  # noqa: BLE001 - it is dead, or Ray is away
+            handles.forget(name)  # the next one has another handle
+            return False
+        return handle is not None
+
+    return poke
+
+
 def _exit(code: int, over: asyncio.Event) -> None:
     """In order, so that Ray does not mourn; but interpreters have been seen to hang on their way out."""
     if code != EXIT_RETIRED:

@@ -55,6 +55,7 @@ class Connection(Client):
         survey: Survey,
         on_close: Callable[[], Awaitable[None]],
         ask_metrics: AskHost,
+        poke_supervisor: Callable[[float], Awaitable[bool]],
         default_timeout_s: float,
     ) -> None:
         super().__init__(router, default_timeout_s=default_timeout_s)
@@ -65,10 +66,15 @@ class Connection(Client):
         """The same, of the whole namespace."""
         self._on_close = on_close
         self._ask_metrics = ask_metrics
+        self._poke_supervisor = poke_supervisor
 
     async def readings(self, *, timeout_s: float) -> dict[str, Reading | None]:
         """Metrics of every host that this process knows, by incarnation; None: it did not answer in time."""
         return await gather_readings(self.routes.table.actors, self._ask_metrics, timeout_s=timeout_s)
+
+    async def poke_supervisor(self, *, timeout_s: float) -> bool:
+        """Tell the supervisor that something has changed. False: none answered within that time, in s."""
+        return await self._poke_supervisor(timeout_s)
 
     async def close(self) -> None:
         """End: requests under way fail. Idempotent."""

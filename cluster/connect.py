@@ -22,7 +22,7 @@ from ..entities.store.port import StoreUnavailable
 from ..entities.store.rows import HostRow
 from ..entities.store.sealing import Sealer
 from ..entities.store.survey import Survey
-from .actors import ensure_supervisor, host_connector, host_metrics
+from .actors import ensure_supervisor, host_connector, host_metrics, supervisor_poker
 from .addresses import HostAddress, supervisor_actor
 from .allocation import allocate
 from .client import DEFAULT_TIMEOUT_S, Connection
@@ -116,6 +116,7 @@ async def connect(
         survey=survey,
         on_close=on_close,
         ask_metrics=host_metrics(Handles()),
+        poke_supervisor=supervisor_poker(namespace),
         default_timeout_s=default_timeout_s,
     )
     if is_default:

@@ -12,6 +12,7 @@ Protocol
 * An answer that got lost: what the directory says this host owns is adopted at the next look, at a raised epoch; what
   the engine has disowned and the directory still says is ours is owned again, or released again, whichever `allocate()`
   says then.
+* A host whose row says `draining` has no share: it claims nothing and keeps what it owns until it is told to leave.
 * If the directory says that this host is fenced or stopped, or that one of its shards has another owner, this
   process must not go on: `fenced`.
 """
@@ -76,10 +77,11 @@ class Ownership:
             owners, hosts = await self._look()
             if await self._fence_the_gone(hosts):
                 owners, hosts = await self._look()
-            if not self._is_in_order(owners, hosts):
+            status = self._status(owners, hosts)
+            if status not in _LIVE or not await self._adopt(owners):
                 return
-            if not await self._adopt(owners):
-                return
+            if status != "active":
+                return  # ordered out (reconcile.py): it keeps what it owns until it is asked to go
             capacity = {host.incarnation: max(1, host.capacity) for host in hosts if host.status == "active"}
             desired = allocate([row.owner for row in owners], capacity)
             live = {host.incarnation for host in hosts if host.status in _LIVE}
@@ -115,16 +117,17 @@ class Ownership:
         self._routes.offer(RouteTable.of(owners, hosts))
         return owners, hosts
 
-    def _is_in_order(self, owners: Iterable[ShardOwner], hosts: Iterable[HostRow]) -> bool:
+    def _status(self, owners: Iterable[ShardOwner], hosts: Iterable[HostRow]) -> str:
+        """What the directory says that this host is; if that is not a live one, this process ends."""
         status = next((host.status for host in hosts if host.incarnation == self._incarnation), "forgotten")
         if status not in _LIVE:
             self._fenced(f"the directory says that this host is {status}")
-            return False
+            return status
         for row in owners:
             if row.shard in self.shards and row.owner not in {self._incarnation, ""}:
                 self._fenced(f"shard {row.shard} belongs to {row.owner}")
-                return False
-        return status == "active"
+                return "fenced"
+        return status
 
     async def _adopt(self, owners: Sequence[ShardOwner]) -> bool:
         """Shards whose claim or release came to nothing that was heard of. False if this host is fenced.

@@ -3,6 +3,19 @@
 Any number of supervisors may act on this at once: fencing is idempotent, a drain of a draining host is nothing, and
 hosts that two of them started for one vacancy are drained again as surplus. A plan is made afresh at each
 look; no step relies on an earlier one having worked.
+
+A host leaves in order for one of two reasons
+---------------------------------------------
+* It is too much, or of another revision: the plan says so, the host marks itself as draining when it is asked.
+* An operator has ordered it out: its row says `draining` before anybody has asked it (Survey.drain_host). Until then it
+  serves what it owns and takes nothing new.
+
+Both look the same in the directory, and are treated alike: a draining host is a vacancy, for which a newcomer is
+started at once, and it is asked to go once the active hosts are as many as are wanted. So whoever is ordered out waits
+for its successor, for as long as that takes (a release that does not start, a back-off): what serves never falls below
+what is wanted because somebody asked. Of several the oldest goes first, one for each newcomer. Where no host is wanted
+all go at once. It is asked again at each look, and by each supervisor: the one that asked first may be gone, and
+somebody has to end a host that hangs (supervisor.py).
 """
 
 from collections.abc import Collection, Sequence
@@ -41,9 +54,10 @@ class Plan:
 
 
 def plan(*, host_count: int, revision: str, observed: Observed) -> Plan:
-    """Replace the dead; replace hosts of other revisions one by one, newcomer first; drain what is too much.
+    """Replace the dead, the draining, and one by one hosts of other revisions, newcomer first; drain what is too much.
 
-    The number of hosts exceeds the wanted one by at most one, during a replacement.
+    The active hosts exceed the wanted number by at most one, while hosts of another revision are replaced. Those that
+    drain come on top.
     """
     live = [host for host in observed.hosts if host.status in {"active", "draining"}]
     fence = tuple(
@@ -58,8 +72,11 @@ def plan(*, host_count: int, revision: str, observed: Observed) -> Plan:
     surge = 1 if old and host_count else 0
     wanted = min(host_count - len(current), host_count + surge - len(alive)) - observed.spawning
     surplus = max(0, len(alive) - host_count)
-    # Incarnations sort by age: of the old ones the oldest leaves, of the current ones the newest.
+    draining = [host.incarnation for host in live if host.status == "draining" and host.incarnation not in lost]
+    needed = max(0, host_count - len(alive))
+    # Incarnations sort by age: of the old and the draining ones the oldest leaves, of the current ones the newest.
     leaving = (sorted(old) + sorted(current, reverse=True))[:surplus]
+    leaving += sorted(draining)[: max(0, len(draining) - needed)]
     return Plan(
         fence=fence,
         spawn=max(0, wanted) if observed.may_spawn else 0,

@@ -15,6 +15,9 @@ Protocol
   host is fenced as dead, and the survivors are poked to take over. On another machine, or if the process hangs,
   nothing is done until its lease has expired (lease.Doubts); then it is fenced as expired. (A host on the dead one's
   machine may see it sooner, see ownership.py.)
+* Leaving: one call to the host, that returns when everything is handed over. A host that has not left within
+  `drain_s` is ended, and then it is a death like any other. The host's row says `draining` meanwhile, so whoever is
+  supervisor then asks it again (reconcile.plan).
 * Two supervisors: both fence (idempotent), both may start a host for one vacancy (the surplus is drained again), both
   may drain (a host drains once).
 """
@@ -276,7 +279,9 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - a failed drain, whatever the reason
             log.warning("host %s did not drain: %r; it is ended", host.incarnation, error)
             kill(handle)
-        self._poke()
+            self._handles.forget(actor)
+        else:
+            self._poke()  # not after a failure: until its death is noticed every round would ask, and poke, again
 
     # --- errands ---
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .choices import chance, spread
 from .loop import Node
 from .net import Troubles
+from .store import at_once
 
 if TYPE_CHECKING:
     from .world import SimClient, World
@@ -38,6 +39,8 @@ EVENTS = (
 )
 MOVES = ("drain host", "scale")
 """Shards change hands in order."""
+ORDERS = ("order host out",)
+"""Drawn last of all, for the same reason as LATER_RATES."""
 RATES = ("slow", "refused", "lost", "unanswered", "late", "call_lost", "call_unanswered", "hints_lost")
 LATER_RATES = ("conflicting", "held")
 """Drawn after everything else, so that they shift no other draw."""
@@ -112,6 +115,7 @@ def draw_plan(rng: random.Random) -> Plan:
         plan.rates["held"] = spread(rng, 0.005, 0.1)
     if chance(rng, 0.2):
         plan.engine["inbox_max"] = rng.choice((1, 3))
+    plan.events += tuple(event for event in ORDERS if chance(rng, 0.3))
     return plan
 
 
@@ -201,6 +205,7 @@ class Nemesis:
             "poke": self._poke,
             "drain host": self._drain,
             "scale": self._scale,
+            "order host out": self._order_out,
         }
         return strikes[event]()
 
@@ -319,8 +324,18 @@ class Nemesis:
             self._world.loop.deliver(self._world.loop.driver, 0.0, self._world.ray.tell, actor, "settle")
         return bool(actors)
 
+    def _order_out(self) -> bool:
+        """An operator's order, by the directory: whoever is the supervisor carries it out, some time."""
+        tables = self._world.database.tables
+        active = [name for name, row in sorted(tables._hosts.items()) if row.status == "active"]
+        if active:
+            chosen = self._rng.choice(active)
+            self._world.loop.trace(f"{chosen} is ordered out")
+            at_once(tables.survey().drain_host(chosen, operator="nemesis", reason=""))
+        return bool(active)
+
     def _drain(self) -> bool:
-        """An operator, or a machine that is about to be taken away, asks a host to leave."""
+        """A host is asked to leave by somebody who does not go through the directory."""
         actors = self._world.host_actors()
         if actors:
             self._world.loop.deliver(

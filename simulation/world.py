@@ -325,14 +325,14 @@ class World:
         tables._targets = targets.model_copy(update={"hosts": hosts}).to_json()
 
     def is_up(self) -> bool:
-        """Whether every shard is served by the present release."""
+        """Whether every shard is served by the present release, and whoever was to leave has left."""
         tables = self.database.tables
         hosts = [tables._hosts[name] for name in sorted(tables._hosts)]
         live = [host for host in hosts if host.status in {"active", "draining"}]
         table = RouteTable.of(tables._owners, hosts)
         release = Targets.from_json(tables._targets)
         assert release is not None
-        return table.is_complete and all(release.revision in host.address for host in live)
+        return table.is_complete and all(host.status == "active" and release.revision in host.address for host in live)
 
     async def safety(self, work: Callable[["World"], Coroutine[Any, Any, None]]) -> None:
         """The workload while things go wrong."""

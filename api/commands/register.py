@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from . import act, look, schedules, whole, worklist
+from . import act, hosts, look, schedules, whole, worklist
 
 Run = Callable[[Callable[[], None]], None]
 """Runs a command; errors become one line and an exit code."""
@@ -44,6 +44,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     look.export,
     whole.types,
     whole.hosts,
+    hosts.drain,
     whole.audit,
     look.openapi,
 )

@@ -12,13 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ...entities.definition import EntityDefinition
-from ...entities.ids import EntityId
+from ...entities.ids import EntityId, new_message_id
 from ...entities.shard import shard_of
 from ...entities.store.rows import AttemptRow, HistoryRow, HostRow, ReminderKind, ReminderRow, RunRow, Suspicion
 from ...entities.store.survey import (
     COUNT_MAX,
     DECISION,
+    DRAIN,
     FAILED_SHOWN_US,
+    HOST,
     LATE_US,
     MINUTES_KEPT_US,
     NEVER_US,
@@ -38,6 +40,7 @@ from ...entities.store.survey import (
     Tally,
     Troubles,
     TypeTally,
+    host_order,
 )
 from .archive import LETTER_COLUMNS, letter_of
 from .exchange import Session, Statement
@@ -143,6 +146,16 @@ _SHARD_COUNTS = f"""
 select count(*), count(*) filter (where not exists (
     select from {{s}}.hosts h where h.incarnation = o.owner and {_LIVE}
 )) from {{s}}.shards o"""
+
+# One statement: of two that order it at a time the second waits for the row, and then finds nothing to do.
+_DRAIN_HOST = """
+with drained as (
+    update {s}.hosts set status = 'draining' where incarnation = $3::text and status = 'active' returning incarnation
+)
+insert into {s}.audit (shard, type, key, version, message_id, kind, name, sender, args, ok, outcome, recorded_at)
+select $1::int4, $2::text, incarnation, $4::int8, $5::text, $6::text, $7::text, '', ($8::text)::jsonb, true, 'null',
+    clock_timestamp()
+from drained"""
 
 _TARGETS = "select value from {s}.meta where name = 'targets'"
 
@@ -270,6 +283,13 @@ class PostgresSurvey:
         )
         wanted = str(targets[0][0]).encode() if targets else None
         return SurveyedHosts(now_us, list(map(_host, rows)), shards, unowned, wanted)
+
+    async def drain_host(self, incarnation: str, *, operator: str, reason: str) -> None:
+        shard = shard_of(HOST, incarnation, await self._shard_count())
+        row = host_order(DRAIN, new_message_id(), operator=operator, reason=reason)
+        values = (row.version, row.message_id, str(row.kind), row.name, row.args.decode())
+        sql = _DRAIN_HOST.replace("{s}", self._schema)
+        await self._run(lambda session: session.transact([(sql, (shard, HOST, incarnation, *values))]))
 
     async def minutes(self, *, since_us: int) -> list[Minute]:
         (rows,) = await self._transact((_MINUTES, (since_us,)))

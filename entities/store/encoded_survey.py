@@ -13,6 +13,7 @@ from .encoded_archive import ShownRows
 from .rows import AttemptRow, ReminderRow, RunRow
 from .sealing import Sealer
 from .survey import (
+    HOST,
     AuditCursor,
     Audited,
     Due,
@@ -90,6 +91,9 @@ class EncodedSurvey:
     async def hosts(self) -> SurveyedHosts:
         return await self._inner.hosts()
 
+    async def drain_host(self, incarnation: str, *, operator: str, reason: str) -> None:
+        await self._inner.drain_host(incarnation, operator=operator, reason=reason)
+
     async def minutes(self, *, since_us: int) -> list[Minute]:
         return await self._inner.minutes(since_us=since_us)
 
@@ -130,7 +134,10 @@ class EncodedSurvey:
         found = await self._inner.audit(
             type=type, key=key, since_us=since_us, until_us=until_us, after=after, limit=limit
         )
-        return [one._replace(row=self._shown.history(one.entity, one.row)) for one in found]
+        return [
+            one if one.entity.type == HOST else one._replace(row=self._shown.history(one.entity, one.row))
+            for one in found
+        ]
 
     async def groups(self) -> list[str]:
         return await self._inner.groups()

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..ids import EntityId
+from ..ids import EntityId, new_message_id
 from .memory_directory import GONE_SHOWN_US
 from .rows import AttemptRow, AttemptStatus, ReminderRow, RunRow, RunStatus
 from .survey import (
     COUNT_MAX,
     DECISION,
+    DRAIN,
     FAILED_SHOWN_US,
+    HOST,
     LATE_US,
     MINUTES_KEPT_US,
     POISON_POINTS,
@@ -32,6 +34,7 @@ from .survey import (
     Troubles,
     TypeTally,
     due_of,
+    host_order,
 )
 
 if TYPE_CHECKING:
@@ -116,6 +119,13 @@ class MemorySurvey:
         alive = {host.row.incarnation for host in rows if host.row.status in ("active", "draining")}
         unowned = sum(count for owner, count in owned.items() if owner not in alive)
         return SurveyedHosts(store.now_us(), rows, sum(owned.values()), unowned, await store.targets())
+
+    async def drain_host(self, incarnation: str, *, operator: str, reason: str) -> None:
+        store = self._store
+        if any(host.incarnation == incarnation and host.status == "active" for host in await store.hosts()):
+            await store.set_draining(incarnation)
+            row = host_order(DRAIN, new_message_id(), operator=operator, reason=reason)
+            store.audited.append(Audited(store.now_us(), EntityId(HOST, incarnation), row))
 
     async def minutes(self, *, since_us: int) -> list[Minute]:
         return [minute for (at_us, _), minute in sorted(self._store.minutes.items()) if at_us >= since_us]

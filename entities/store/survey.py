@@ -7,12 +7,17 @@ runs; every method reads one committed moment (promise P8). Both implementations
 Nothing here reads a whole table. What needs a person is rare and has partial indexes; numbers beyond a bound are "at
 least" or estimated from some of the shards, among which entities are spread evenly by their hash (error about 2 %);
 lists look at a bounded number of rows per page. So the cost of an answer does not grow with the number of entities.
+
+What people do to the cluster itself goes through here as well (`drain_host`): it must work while no host runs.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from ..ids import EntityId
+from ..messages import Kind
 from .archive import Letter
 from .rows import AttemptRow, HistoryRow, HostRow, ReminderRow, RunRow, Suspicion
 
@@ -34,6 +39,10 @@ POISON_POINTS = 2
 DECISION = "decision:"
 """Activities of this name wait for a person of the group that follows: see decisions.py. Part of an index."""
 MINUTES_KEPT_US = 24 * 3_600_000_000
+HOST = "PerdureHost"
+"""Stands for the type where the audit, grants and logs speak of a host; the key is its incarnation."""
+DRAIN = "drain"
+"""The name of an order to a host: leave in order."""
 
 
 class Tally(NamedTuple):
@@ -187,7 +196,10 @@ class AuditCursor(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """What an operator did: the message's row in the history, which outlives it here."""
+    """What an operator did: the message's row in the history, which outlives it here.
+
+    What was done to a host (`HOST`) was no message, but looks like one.
+    """
 
     at_us: int
     entity: EntityId
@@ -230,6 +242,14 @@ class Survey(Protocol):
 
     async def hosts(self) -> SurveyedHosts:
         """Who owns what."""
+        ...
+
+    async def drain_host(self, incarnation: str, *, operator: str, reason: str) -> None:
+        """Order a host out: mark it as draining if it is active, and keep in the audit who ordered it and why.
+
+        Both in one commit, or neither: of a host that is draining or gone, or unknown, nothing is written. So it may be
+        repeated. Whoever is the supervisor sees to the rest (cluster/reconcile.py).
+        """
         ...
 
     async def minutes(self, *, since_us: int) -> list[Minute]:
@@ -294,6 +314,12 @@ class Survey(Protocol):
 
 NEVER_US = 2**53
 """In place of the due time of a decision that waits without limit."""
+
+
+def host_order(name: str, message_id: str, *, operator: str, reason: str) -> HistoryRow:
+    """What the audit keeps of an order to a host. In the clear in encrypted namespaces, too: it is about no entity."""
+    args = msgspec.json.encode({"operator": operator, "reason": reason})
+    return HistoryRow(message_id, 0, Kind.MAINTAIN, name, "", b"", args, ok=True, outcome=b"null")
 
 
 def due_of(row: AttemptRow) -> int:

@@ -111,6 +111,7 @@ REQUESTS: list[tuple[str, str, Right]] = [
     ),
     *(("POST", f"/entities/Order/o/-/{what}", Right.OPERATE) for what in ("edit", "fork", "replay", "discard")),
     ("POST", "/replay?type=Order", Right.OPERATE),
+    ("POST", "/hosts/h1/drain", Right.OPERATE),
     ("POST", "/entities/PerdureSchedule/s/create", Right.ADMIN),
     ("POST", "/entities/PerdureEvents/e/publish", Right.ADMIN),
 ]

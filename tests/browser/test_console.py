@@ -14,6 +14,7 @@ from examples.loan.activities import Application
 from examples.loan.entities import Loan, Rules
 from perdure.entities.errors import PerdureError
 from perdure.entities.present import present
+from perdure.entities.store.rows import HostRow
 from perdure.entities.testing import LocalCluster
 
 from .site import IMAGE, SCRIPT, Claim, Gate, Site, Walk, answering, failures
@@ -287,6 +288,24 @@ def test_an_edit_of_a_state_that_has_moved_on_is_refused(page: Page, site: Site)
     expect(box.get_by_role("alert")).to_contain_text("version")
     box.get_by_role("button", name="Back").click()
     expect(page.get_by_role("region", name="State")).to_contain_text("opened: 0")
+
+
+def test_a_host_is_drained_with_a_reason(page: Page, site: Site) -> None:
+    store = site.cluster.store
+    site.run(store.register(HostRow("h-leaving", "a", "node-7", 1, "active", 0), lease_s=3_600))
+    open_page(page, "hosts", "Hosts")
+    row = page.get_by_role("row", name="h-leaving")
+    row.get_by_role("button", name="Drain").click()
+    give_reason(page, "Drain", "a new disk")
+    expect(row).to_contain_text("draining")
+    expect(row.get_by_role("button", name="Drain")).to_have_count(0)
+    open_page(page, "audit?action=drain", "Audit")
+    done = page.get_by_role("row", name="h-leaving")
+    for text in ("ann", "drain", "a new disk"):
+        expect(done).to_contain_text(text)
+    done.get_by_role("link").click()
+    expect(page.get_by_role("heading", name="Hosts")).to_be_visible()
+    site.run(store.retire("h-leaving"))
 
 
 def test_a_run_is_cancelled_and_run_again(page: Page, site: Site) -> None:

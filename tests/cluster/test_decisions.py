@@ -152,6 +152,74 @@ def test_a_new_revision_replaces_hosts_one_by_one_without_a_gap(wanted: int, run
     assert highest <= max(wanted + 1 if wanted else 0, running)
 
 
+def test_whoever_is_ordered_out_waits_for_its_successor() -> None:
+    """Also while backing off, and although it is the only one: what serves is not taken away."""
+    for observed in (
+        Observed(hosts=[host("a", status="draining")]),
+        Observed(hosts=[host("a", status="draining")], spawning=1),
+        Observed(hosts=[host("a", status="draining")], may_spawn=False),
+    ):
+        todo = plan(host_count=1, revision="r1", observed=observed)
+        assert todo.drain == ()
+        assert todo.spawn == (observed.may_spawn and not observed.spawning)
+        assert todo.watch == ("a",)
+    todo = plan(host_count=1, revision="r1", observed=Observed(hosts=[host("a", status="draining"), host("b")]))
+    assert (todo.drain, todo.spawn) == (("a",), 0)
+
+
+def test_each_newcomer_lets_one_go_the_oldest_first() -> None:
+    out = [host(name, status="draining") for name in "cab"]
+    for newcomers, leaving in ((0, ()), (1, ("a",)), (2, ("a", "b")), (3, ("a", "b", "c"))):
+        hosts = [*out, *(host(f"n{number}") for number in range(newcomers))]
+        todo = plan(host_count=3, revision="r1", observed=Observed(hosts=hosts))
+        assert (todo.drain, todo.spawn) == (leaving, 3 - newcomers)
+
+
+def test_whoever_drains_is_asked_again_by_whoever_is_supervisor_then() -> None:
+    """`up` has replaced it and its supervisor is gone: it may hang, so somebody has to wait for it, and end it."""
+    hosts = [host("a", status="draining", revision="old"), host("b", revision="new")]
+    assert plan(host_count=1, revision="new", observed=Observed(hosts=hosts)).drain == ("a",)
+
+
+def test_where_no_host_is_wanted_nobody_waits_for_a_successor() -> None:
+    hosts = [host("a", status="draining"), host("b", status="draining"), host("c")]
+    todo = plan(host_count=0, revision="r1", observed=Observed(hosts=hosts))
+    assert (set(todo.drain), todo.spawn) == ({"a", "b", "c"}, 0)
+
+
+def test_one_that_was_ordered_out_and_died_is_fenced_not_drained() -> None:
+    hosts = [host("a", status="draining"), host("b")]
+    todo = plan(host_count=1, revision="r1", observed=Observed(hosts=hosts, dead={"a"}))
+    assert (todo.fence, todo.drain, todo.watch) == ((("a", True),), (), ("b",))
+
+
+@given(st.integers(1, 4), st.lists(st.integers(0, 9), max_size=4), st.booleans(), st.integers(0, 12))
+def test_orders_empty_the_named_hosts_and_what_serves_is_always_enough(
+    wanted: int, ordered: list[int], has_new_release: bool, starts_fail: int
+) -> None:
+    """Whatever is ordered, also in the middle of a new release, and while hosts do not start."""
+    hosts = {f"a{number}": host(f"a{number}", revision="old") for number in range(wanted)}
+    revision = "new" if has_new_release else "old"
+    orders = {f"a{number % wanted}" for number in ordered}
+    for step in range(60):
+        if step == 1:
+            hosts |= {name: hosts[name]._replace(status="draining") for name in orders & hosts.keys()}
+        todo = plan(
+            host_count=wanted,
+            revision=revision,
+            observed=Observed(hosts=list(hosts.values()), may_spawn=step >= starts_fail),
+        )
+        for name in todo.drain:
+            del hosts[name]
+        for number in range(todo.spawn):
+            name = f"b{step:02}-{number}"
+            hosts[name] = host(name, revision=revision)
+        assert len(hosts) >= wanted
+        assert sum(row.status == "active" for row in hosts.values()) <= wanted + 1
+    assert not orders & hosts.keys()
+    assert len(hosts) == wanted
+
+
 def test_backoff_doubles_and_is_forgotten() -> None:
     backoff = Backoff(initial_s=1, max_s=5)
     assert [backoff.failed(10), backoff.failed(10), backoff.failed(10), backoff.failed(10)] == [1, 2, 4, 5]

@@ -10,8 +10,10 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from perdure.api import Settings, create_app
 from perdure.cluster.actors import ensure_supervisor, host_connector, spawn_host
 from perdure.cluster.addresses import HostAddress, process_of, supervisor_actor
 from perdure.cluster.connect import down
@@ -197,6 +199,50 @@ async def test_draining_moves_shards_without_a_failed_request(world: World) -> N
     log.info("drain: %d calls, slowest %.3f s", load.calls, load.slowest_s)
     statuses = {host.incarnation: host.status for host in await world.store.hosts()}
     assert statuses[leaving.incarnation] == "stopped"
+
+
+async def test_an_operator_takes_a_host_out_without_a_failed_request(world: World) -> None:
+    """By the gateway: the order is in the database, its successor comes first, the audit knows who and why."""
+    await world.up(2)
+    await world.connect()
+    app = create_app([Counter], settings=Settings(namespace=world.namespace))
+    transport = httpx.ASGITransport(app)
+    async with Load(20).running() as load, httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        await load.until_called(100)
+        leaving, staying = await world.hosts()
+        path = f"/hosts/{leaving.incarnation}/drain"
+        told = (await http.post(path, json={"reason": "new disk", "operator": "ann"})).json()
+        assert told["is_supervised"]
+        again = await http.post(path, json={"reason": "again"})
+        assert again.status_code in (200, 404), "404: it has left"
+        await until_gone(leaving)
+        await world.until_owned_by(2)
+        await load.until_called(100)
+        audit = (await http.get("/audit")).json()["actions"]
+    log.info("ordered out: %d calls, slowest %.3f s", load.calls, load.slowest_s)
+    statuses = {host.incarnation: host.status for host in await world.store.hosts()}
+    assert statuses[leaving.incarnation] == "stopped"
+    assert statuses[staying.incarnation] == "active"
+    (successor,) = {host.incarnation for host in await world.hosts()} - {staying.incarnation}
+    assert successor != leaving.incarnation
+    assert [(one["key"], one["action"], one["operator"], one["reason"]) for one in audit] == [
+        (leaving.incarnation, "drain", "ann", "new disk")
+    ]
+
+
+async def test_an_order_to_a_host_is_carried_out_by_the_next_supervisor(world: World) -> None:
+    """The supervisor dies, and with it what it knew; the order was never its own."""
+    await world.up(1)
+    client = await world.connect()
+    supervisor = await find(supervisor_actor(world.namespace))
+    assert supervisor is not None
+    kill(supervisor)
+    async with Load(5).running():
+        (only,) = await world.hosts()
+        await world.store.survey().drain_host(only.incarnation, operator="ann", reason="")
+        await until_gone(only)
+        await world.until_owned_by(1)
+    assert await client.poke_supervisor(timeout_s=30.0)
 
 
 async def test_hosts_are_added_removed_and_replaced_under_load(world: World) -> None:

@@ -4,9 +4,9 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import uvicorn
@@ -19,29 +19,47 @@ from perdure.entities.testing import LocalCluster
 from .shop import Parcel, broken
 
 Perdure = Callable[..., Result]
+T = TypeVar("T")
 
 
-async def _serve(listener: socket.socket, server: uvicorn.Server, ready: "Future[None]") -> None:
-    async with LocalCluster([Parcel]):
-        ready.set_result(None)
+class Site(NamedTuple):
+    """A gateway, and what is behind it."""
+
+    url: str
+    cluster: LocalCluster
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Have it done where the cluster is."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+
+async def _serve(listener: socket.socket, server: uvicorn.Server, ready: "Future[Site]") -> None:
+    async with LocalCluster([Parcel]) as cluster:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        ready.set_result(Site(url, cluster, asyncio.get_running_loop()))
         await server.serve(sockets=[listener])
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Generator[str]:
-    """Its URL."""
+def site() -> Generator[Site]:
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(create_app([Parcel], settings=Settings()), lifespan="off", log_level="error")
     server = uvicorn.Server(config)
-    ready: Future[None] = Future()
+    ready: Future[Site] = Future()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(listener, server, ready)))
     thread.start()
     try:
-        ready.result(30)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield ready.result(30)
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@pytest.fixture
+def gateway(site: Site) -> str:
+    """Its URL."""
+    return site.url
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from perdure.entities.ids import EntityId
 from perdure.entities.store.rows import AttemptRow, AttemptStatus, DeadLetter, ReminderKind, RunStatus, Suspicion
 from perdure.entities.store.survey import (
     DECISION,
+    DRAIN,
+    HOST,
     LATE_US,
     NEVER_US,
     AuditCursor,
@@ -221,6 +223,38 @@ async def test_the_audit_keeps_what_operators_did(world: World) -> None:
     assert [one.row.message_id for one in await survey.audit(type="Order", key=A.key, limit=9)] == ["m4", "m2"]
     assert await survey.audit(since_us=first.at_us + 1, limit=9) == []
     assert [one.row.message_id for one in await survey.audit(until_us=found[2].at_us, limit=9)] == ["m4", "m2"]
+
+
+async def test_an_order_to_a_host_and_who_gave_it_are_one_commit(world: World) -> None:
+    survey = world.store.survey()
+    for reason in ("the node goes", "again", "and again"):
+        await survey.drain_host("h1", operator="ann", reason=reason)
+    (host,) = [one.row for one in (await survey.hosts()).hosts if one.row.incarnation == "h1"]
+    assert host.status == "draining"
+    (kept,) = await survey.audit(limit=9)
+    assert (kept.entity, kept.row.kind, kept.row.name, kept.row.ok) == (EntityId(HOST, "h1"), "maintain", DRAIN, True)
+    assert meaning(kept.row.args) == {"operator": "ann", "reason": "the node goes"}
+    assert await survey.audit(type=HOST, key="h1", limit=9) == [kept]
+    await world.commit(world.write(A))  # it serves what it owns until it is asked to go
+
+
+@pytest.mark.parametrize("status", ["draining", "stopped", "fenced", "unknown"])
+async def test_an_order_to_a_host_that_is_not_active_changes_nothing(world: World, status: str) -> None:
+    store = world.store
+    match status:
+        case "draining":
+            await store.set_draining("h1")
+        case "stopped":
+            await store.retire("h1")
+        case "fenced":
+            await store.fence("h1", is_dead=True)
+        case _:
+            pass
+    name = "h1" if status != "unknown" else "nobody"
+    before = await store.hosts()
+    await store.survey().drain_host(name, operator="ann", reason="")
+    assert await store.hosts() == before
+    assert await store.survey().audit(limit=9) == []
 
 
 async def test_a_replaced_row_of_the_audit_does_not_fail_a_commit(world: World) -> None:

@@ -142,6 +142,37 @@ async def test_the_engine_learns_when_shards_were_taken_from_the_dead(store: Los
     assert next_one.engine.taken_us == dict.fromkeys(range(SHARDS), taken_us)
 
 
+async def test_a_host_that_is_ordered_out_keeps_what_it_owns_and_takes_nothing(store: LossyStore) -> None:
+    here = await start("a", store)
+    await here.ownership.settle()
+    there = await start("b", store)
+    await here.ownership.settle()
+    await there.ownership.settle()
+    mine, theirs = dict(here.engine.epochs), there.engine.epochs
+    assert mine.keys() | theirs.keys() == set(range(SHARDS))
+    await store.set_draining(here.name)
+    await store.fence(there.name, is_dead=True)
+    await here.ownership.settle()
+    assert here.engine.epochs == mine
+    heir = await start("c", store)
+    heir.engine.may_take_over = True
+    await heir.ownership.settle()
+    assert heir.engine.epochs.keys() == theirs.keys()
+    assert here.engine.epochs == mine, "it waits until it is asked to leave"
+
+
+async def test_a_host_that_is_ordered_out_serves_a_shard_whose_claim_was_not_answered(store: LossyStore) -> None:
+    """It may have to wait for its successor for long."""
+    here = await start("a", store)
+    store.loses_claim = True
+    with pytest.raises(StoreUnavailable):
+        await here.ownership.settle()
+    await store.set_draining(here.name)
+    await here.ownership.settle()
+    assert {row.shard: row.epoch for row in await store.owners()} == here.engine.epochs
+    assert len(here.engine.epochs) == SHARDS
+
+
 async def test_a_host_that_was_fenced_adopts_nothing(store: LossyStore) -> None:
     here = await start("a", store)
     store.loses_claim = True

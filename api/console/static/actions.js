@@ -84,6 +84,16 @@ export const discard = (letter) =>
     run: (why) => post(letterPath(letter, "discard"), { ...why, message_id: letter.message_id }),
   });
 
+export const drain = (host) =>
+  act({
+    title: `Drain host ${host.id}`,
+    about: "Takes it out in order: its successor starts, then it hands its shards over and its process ends. No call fails. It cannot be taken back.",
+    verb: "Drain",
+    tone: "danger",
+    done: `${host.id} is ordered out`,
+    run: (why) => post(path(["hosts", host.id, "drain"]), why),
+  });
+
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** A button that acts and then looks again. */

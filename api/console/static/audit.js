@@ -5,7 +5,11 @@ import { entityLink, when } from "./format.js";
 import { listPage } from "./lists.js";
 import { table } from "./ui.js";
 
-const ACTIONS = ["edit", "fork", "pause", "resume", "retry", "complete", "fail", "cancel", "terminate", "restart", "rerun", "decide", "replay_letter", "discard_letter"];
+const ACTIONS = ["edit", "fork", "pause", "resume", "retry", "complete", "fail", "cancel", "terminate", "restart", "rerun", "decide", "replay_letter", "discard_letter", "drain"];
+const HOST = "PerdureHost";
+
+const link = (one) => (one.type === HOST ? h("a", { href: "#/hosts", class: "address", "data-key": `host ${one.key}` }, h("span", { class: "soft" }, "host "), one.key) : entityLink(one.type, one.key));
+
 
 export const show = (here) => listPage(here, {
   title: "Audit",
@@ -18,7 +22,7 @@ export const show = (here) => listPage(here, {
     ["When", (one) => when(one.at), "tight"],
     ["Who", (one) => one.operator || h("span", { class: "soft" }, "somebody")],
     ["Did", (one) => one.action, "tight"],
-    ["To", (one) => [entityLink(one.type, one.key), one.target && h("span", { class: "soft" }, ` ${one.target}`)]],
+    ["To", (one) => [link(one), one.target && h("span", { class: "soft" }, ` ${one.target}`)]],
     ["Reason", (one) => one.reason],
     ["Outcome", (one) => (one.ok ? "applied" : h("span", { class: "error" }, one.error))],
   ], rows, (one) => `${one.type}/${one.key} ${one.message_id}`)),

@@ -68,7 +68,7 @@ export function whyFields() {
   const name = h("input", { maxlength: 200, autocomplete: "name", name: "operator", value: sessionStorage.getItem(NAME) ?? "" });
   return {
     fields: [
-      labelled("Reason", reason, "Kept in the history of the entity and in the audit."),
+      labelled("Reason", reason, "Kept in the audit, and in the history of the entity."),
       labelled("Your name", name, "Counts only where there are no credentials."),
     ],
     read() {
