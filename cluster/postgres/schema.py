@@ -25,7 +25,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData()
 
@@ -311,6 +311,7 @@ suspects = Table(
     _required("points", Integer()),
     _required("reason", Text()),
     _required("noted_at", _INSTANT),
+    Column("changes", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # ids of the last ones in `points`
     # Read and written by it, for messages that are known.
     PrimaryKeyConstraint("shard", "type", "key", "message_id", name="pk_suspects"),
     # For the janitor. The table is small, and rarely written: no reason to save the b-tree.

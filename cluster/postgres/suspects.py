@@ -14,13 +14,19 @@ from .exchange import Session
 _KEYS = "unnest($1::int4[], $2::text[], $3::text[], $4::text[])"
 _SAME = "(t.shard, t.type, t.key, t.message_id) = (u.shard, u.type, u.key, u.message_id)"
 
+CHANGES_MAX = 20
+"""Ids of changes that a row keeps. Each death makes one or two, and five points end it."""
+
 # In order, so that two that add points at once cannot deadlock.
-_ADD = """
-insert into {s}.suspects as t (shard, type, key, message_id, points, reason, noted_at)
-select u.*, clock_timestamp() from unnest($1::int4[], $2::text[], $3::text[], $4::text[], $5::int4[], $6::text[])
-    as u (shard, type, key, message_id, points, reason) order by 1, 2, 3, 4
+_ADD = f"""
+insert into {{s}}.suspects as t (shard, type, key, message_id, points, reason, changes, noted_at)
+select shard, type, key, message_id, points, reason, array_remove(array[change], ''), clock_timestamp()
+from unnest($1::int4[], $2::text[], $3::text[], $4::text[], $5::int4[], $6::text[], $7::text[])
+    as u (shard, type, key, message_id, points, reason, change) order by 1, 2, 3, 4
 on conflict (shard, type, key, message_id) do update set points = t.points + excluded.points,
-    reason = coalesce(nullif(excluded.reason, ''), t.reason), noted_at = excluded.noted_at"""
+    reason = coalesce(nullif(excluded.reason, ''), t.reason), noted_at = excluded.noted_at,
+    changes = (excluded.changes || t.changes)[1:{CHANGES_MAX}]
+where not t.changes && excluded.changes"""
 _CLEAR = f"""
 delete from {{s}}.suspects t using {_KEYS} as u (shard, type, key, message_id) where {_SAME} and t.points <= 0"""
 _READ = f"""
@@ -42,7 +48,8 @@ class SuspectTable:
     async def add(self, session: Session, evidence: Sequence[Suspicion]) -> None:
         keys = self._keys((row.entity, row.message_id) for row in evidence)
         points, reasons = int4s([row.points for row in evidence]), texts([row.reason for row in evidence])
-        await session.transact([(self._sql(_ADD), (*keys, points, reasons)), (self._sql(_CLEAR), keys)])
+        changes = texts([row.change for row in evidence])
+        await session.transact([(self._sql(_ADD), (*keys, points, reasons, changes)), (self._sql(_CLEAR), keys)])
 
     async def read(self, session: Session, keys: Sequence[Key]) -> dict[Key, Suspicion]:
         (rows,) = await session.transact([(self._sql(_READ), self._keys(dict.fromkeys(keys)))])

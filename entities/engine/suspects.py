@@ -21,8 +21,9 @@ Protocol (decisions: quarantine.py)
   run parked. A parked run stays so on every activation while its row stands; `resume` by an operator deletes that
   (`pardon`), and it is tried as often as the first time.
 
-Failures: while the store is not available suspects wait. After a change whose outcome is unknown what is held against
-its suspects is read again: a lost answer must not count as a death.
+Failures: while the store is not available suspects wait. A change of points whose outcome is unknown is sent again
+under its id, so that it counts once although the first may still be on its way, and what is held against its suspects
+is read again: a lost answer must not count as a death.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import HostKilled
-from ..ids import EntityId
+from ..ids import EntityId, new_message_id
 from ..messages import Envelope, Kind, OperationAddress
 from ..store.port import StoreUnavailable
 from ..store.rows import Loaded, ReminderRow, RunRow, RunStatus, Suspicion, suspect_id
@@ -91,8 +92,8 @@ class Suspects:
         self._held: list[Case] = []
         self._running: list[Case] = []
         self._at_stake: dict[Key, Stake] = {}
-        self._unsure: set[Key] = set()
-        """Of changes whose outcome is unknown."""
+        self._unsure: dict[Key, Suspicion] = {}
+        """Changes whose outcome is unknown."""
         self._fires: set[tuple[EntityId, ReminderRow]] = set()
         """Occurrences that are held."""
         self._task: asyncio.Task[None] | None = None
@@ -340,16 +341,17 @@ class Suspects:
         """Make it so many. Raises StoreUnavailable; then nobody knows how many there are."""
         changes = {key: count - stakes[key].points for key, count in points.items() if count != stakes[key].points}
         if changes:
-            self._unsure |= changes.keys()
-            await self._engine.store.suspect([Suspicion(*key, change) for key, change in sorted(changes.items())])
-            self._unsure -= changes.keys()
+            self._unsure |= {key: Suspicion(*key, change, change=new_message_id()) for key, change in changes.items()}
+            await self._engine.store.suspect([self._unsure[key] for key in sorted(changes)])
             for key, change in changes.items():
+                del self._unsure[key]
                 stakes[key].points += change
 
     async def _read_again(self) -> None:
         """What is held against those of whom it is not known."""
         if not self._unsure:
             return
+        await self._engine.store.suspect([self._unsure[key] for key in sorted(self._unsure)])
         known = await self._engine.store.suspicions(sorted(self._unsure))
         for key in self._unsure:
             points = known[key].points if key in known else 0

@@ -86,6 +86,8 @@ class MemoryStore(MemoryDirectory):
         self._dead_letters: dict[tuple[EntityId, str], tuple[int, DeadLetter]] = {}
         """With the time of death."""
         self._suspicions: dict[tuple[EntityId, str], tuple[int, Suspicion]] = {}
+        self._changes: dict[tuple[EntityId, str], set[str]] = {}
+        """Of the points of those suspicions."""
         """With the time of the last change."""
         self.audited: list[Audited] = []
         """What operators did, in order."""
@@ -384,12 +386,18 @@ class MemoryStore(MemoryDirectory):
             self.parked.pop(entity, None)
 
     async def suspect(self, evidence: Sequence[Suspicion]) -> None:
-        for entity, message_id, points, reason in evidence:
+        for entity, message_id, points, reason, change in evidence:
             key = (EntityId(*entity), message_id)
-            known = self._suspicions.pop(key, (0, Suspicion(*key, 0)))[1]
+            known = self._suspicions[key][1] if key in self._suspicions else Suspicion(*key, 0)
+            changes = self._changes.get(key, set()) if key in self._suspicions else set[str]()
+            if change in changes:
+                continue
+            self._changes[key] = changes | ({change} - {""})
             total = known.points + points
             if total > 0:
                 self._suspicions[key] = (self._now_us(), Suspicion(*key, total, reason or known.reason))
+            else:
+                self._suspicions.pop(key, None)
 
     async def suspicions(self, keys: Sequence[tuple[EntityId, str]]) -> dict[tuple[EntityId, str], Suspicion]:
         return {key: self._suspicions[key][1] for key in keys if key in self._suspicions}

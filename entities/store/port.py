@@ -173,6 +173,9 @@ class EntityStore(Protocol):
     async def suspect(self, evidence: Sequence[Suspicion]) -> None:
         """Add these points (below 0: take them back) to what is known; at most one of each (entity, message id).
 
+        A change that the row has already (`Suspicion.change`, of the last 20 at least) changes nothing, so one whose
+        answer was lost may be sent again, even if the first is still on its way.
+
         A row that comes to no points is deleted, a new reason replaces the old one. Not fenced: whoever saw a host
         fail may say so, also the host itself after others have taken over.
         """

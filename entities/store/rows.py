@@ -223,6 +223,9 @@ class Suspicion(NamedTuple):
     """Hosts that died or had to be ended over it, weighted (see engine.suspects)."""
     reason: str = ""
     """What was seen, for people; empty: nothing but that a host died."""
+    change: str = ""
+    """Id of this change of the points: it counts once, however often it is sent. Empty: each time; so in what is read.
+    """
 
 
 def suspect_id(workflow: str, run_id: str) -> str:

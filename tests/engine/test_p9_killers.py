@@ -46,10 +46,18 @@ class CountingStore(FaultyStore):
         self.most_points = 0
         self.inquiries_wait: asyncio.Event | None = None
         self.lost_answers = 0
+        self.late_changes = 0
+        self._late: list[Suspicion] = []
 
     async def suspect(self, evidence: Sequence[Suspicion]) -> None:
         self.inquiries += 1
+        if self.late_changes:  # it takes effect after the next one
+            self.late_changes -= 1
+            self._late += evidence
+            raise StoreUnavailable("injected", maybe_applied=True)
         await super().suspect(evidence)
+        late, self._late = self._late, []
+        await super().suspect(late)
         self.most_points = max([self.most_points, *self.points().values()])
         if self.lost_answers:
             self.lost_answers -= 1
@@ -398,6 +406,17 @@ async def test_a_point_whose_answer_is_lost_counts_once(cluster: LocalCluster, s
     await cluster.crash()
     assert await Fragile.ref("f").nap.result() == "rested"
     assert store.lost_answers == 0
+    assert store.most_points == 1
+    await eventually(lambda: store.points() == {})
+
+
+async def test_a_point_that_is_written_late_counts_once(cluster: LocalCluster, store: CountingStore) -> None:
+    """Found by simulation (W11, seed 31009288): it was not there when it was looked for, and was added again."""
+    store.late_changes = 1
+    await Fragile.ref("f").nap.start()
+    await cluster.crash()
+    assert await Fragile.ref("f").nap.result() == "rested"
+    assert store.late_changes == 0
     assert store.most_points == 1
     await eventually(lambda: store.points() == {})
 

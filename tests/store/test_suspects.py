@@ -26,6 +26,22 @@ async def test_points_can_be_taken_back_and_nothing_is_left_of_none(world: World
     assert await store.suspicions([(A, "m1"), (A, "m2"), (B, "m1")]) == {(A, "m2"): Suspicion(A, "m2", 2)}
 
 
+async def test_a_change_counts_once_however_often_it_is_sent(world: World) -> None:
+    store = world.store
+    one, other = Suspicion(A, "m1", 1, change="c1"), Suspicion(A, "m1", 2, "seen", change="c2")
+    for evidence in ([one], [other, Suspicion(B, "m1", 1, change="c1")], [one], [other], [Suspicion(A, "m1", 1)]):
+        await store.suspect(evidence)
+    known = await store.suspicions([(A, "m1"), (B, "m1")])
+    assert known == {(A, "m1"): Suspicion(A, "m1", 4, "seen"), (B, "m1"): Suspicion(B, "m1", 1)}
+    back = Suspicion(A, "m1", -1, change="c3")
+    await store.suspect([back])
+    await store.suspect([back])
+    assert (await store.suspicions([(A, "m1")]))[A, "m1"].points == 3
+    await store.acquit([(A, "m1")])
+    await store.suspect([one])
+    assert (await store.suspicions([(A, "m1")]))[A, "m1"].points == 1
+
+
 async def test_the_acquitted_are_forgotten(world: World) -> None:
     store = world.store
     await store.suspect([Suspicion(A, "m1", 9), Suspicion(A, "m2", 1)])
