@@ -24,6 +24,7 @@ from .mailbox import Mailbox
 from .schedules import Schedule
 from .signature import has_nul, validation_problems
 from .storable import python_only
+from .store.survey import HOST
 from .subscriptions import Subscriptions
 
 STATE_BYTES_MAX = 4 * 1024 * 1024
@@ -199,7 +200,7 @@ class Registry:
                 )
             self._definitions[definition.name] = definition
         self._built_in = {cls.entity_type(): EntityDefinition(cls) for cls in BUILT_IN}
-        taken = self._built_in.keys() & self._definitions.keys()
+        taken = {*self._built_in, HOST} & self._definitions.keys()
         if taken:
             spec = self._definitions[min(taken)].spec
             raise DefinitionError(f"{spec}: the type name {min(taken)} is Perdure's own; rename the class")

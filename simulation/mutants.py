@@ -223,7 +223,7 @@ def _claims_from_the_living(code: Surgery) -> None:
     its memory. Both guards are gone: the host's look, and the store's.
     """
     code.rewrite(Ownership.settle, " and row.owner not in live]", " and row.owner != mine]")
-    code.rewrite(MemoryDirectory.claim, "if not self._can_commit(owner)", "if owner != incarnation")
+    code.rewrite(MemoryDirectory.claim, "if not self._can_commit(before.owner)", "if before.owner != incarnation")
     code.text(
         directory,
         "_CLAIM",

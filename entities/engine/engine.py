@@ -304,6 +304,7 @@ class Engine:
         for activation in [a for a in self.active.values() if a.shard in leaving]:
             self._send_on(activation.unfinished())
             self._remove(activation)
+        await self.suspects.let_go(leaving)
         self.results.send_on(lambda entity: self._shard(entity) in leaving)
         self.wheel.forget(lambda entity: self._shard(entity) in leaving)
         for shard in leaving:

@@ -16,7 +16,7 @@ Protocol (decisions: quarantine.py)
 * What is held against it is read; a point is added; only once that is durable it runs. Ways in that concern the same
   run (its replay, a timer that was due, an answer to it) share one point: a host dies of it once at most.
 * It ran and this process lives: what is held against a message is deleted, a run that was only replayed gets its last
-  point back. A host that dies first leaves the point to its successor.
+  point back, and so does what leaves with its shard. A host that dies first leaves the point to its successor.
 * Refused: a message is answered or dead-lettered, an occurrence of a reminder dead-lettered (the recurring goes on), a
   run parked. A parked run stays so on every activation while its row stands; `resume` by an operator deletes that
   (`pardon`), and it is tried as often as the first time.
@@ -29,6 +29,7 @@ is read again: a lost answer must not count as a death.
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ TAKEN_FOR_US = 24 * 3_600_000_000
 LOOK_S = 0.002
 """How often to look whether a suspect under way has survived; only while one is."""
 RETRY_S = 0.2
+LET_GO_S = 1.0
 BATCH_MAX = 1_000
 
 Key = tuple[EntityId, str]
@@ -115,6 +117,16 @@ class Suspects:
             self.passed = {entity for entity in self.passed if shard_of(entity) not in left}
             self.condemned = {key: error for key, error in self.condemned.items() if shard_of(key[0]) not in left}
             self._pardoned = {key for key in self._pardoned if shard_of(key[0]) not in left}
+
+    async def let_go(self, shards: Collection[int]) -> None:
+        """Wait until nothing of ours is held against entities of these shards, which have left memory: who has them
+        next counts deaths, and this is none. Not for long: a point too many does no harm yet.
+        """
+        leaving, shard_of = set(shards), self._engine.shard_of
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LET_GO_S):
+                while any(shard_of(entity) in leaving for entity, _ in self._at_stake):
+                    await asyncio.sleep(LOOK_S)
 
     def close(self) -> None:
         """The engine ends: everything is left to the next owner, with the points that it has."""

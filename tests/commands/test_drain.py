@@ -1,12 +1,14 @@
 """`perdure drain`: which host is meant, waiting until it is gone, and what is said if it does not go."""
 
 import asyncio
+import shlex
 from collections.abc import Callable
 
 import pytest
 
 from perdure.cluster.targets import Targets
 from perdure.entities.store.rows import HostRow
+from tests.docs.blocks import block
 
 from .conftest import Perdure, Site, told
 
@@ -45,6 +47,17 @@ def test_it_waits_until_the_host_is_gone_and_the_audit_knows_why(
     (row,) = told(perdure("audit", "--type", "PerdureHost", "--key", "aa-1", *JSON))["actions"]
     assert (row["action"], row["operator"], row["reason"], row["path"]) == ("drain", "ann", "new disk", "/hosts")
     assert "PerdureHost/aa-1" in perdure("audit", "--action", "drain").stdout
+
+
+def test_the_lines_of_the_page_on_operations(perdure: Perdure, site: Site, host: Callable[[str], None]) -> None:
+    host("0192f3a1-7c4e")
+    going = site.run(leave(site, "0192f3a1-7c4e", in_order=True))
+    lines = [shlex.split(line, comments=True) for line in block("docs/operations.md", "perdure drain").splitlines()]
+    assert [program for program, *_ in lines] == ["perdure", "perdure"]
+    listed, drained = [perdure(*words).stdout for _, *words in lines]
+    going.result(10)
+    assert "0192f3a1-7c4e" in listed
+    assert drained == "drained: 0192f3a1-7c4e has left in order\n"
 
 
 def test_a_host_that_dies_of_it_is_gone_as_well(perdure: Perdure, site: Site, host: Callable[[str], None]) -> None:

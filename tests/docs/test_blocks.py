@@ -140,6 +140,7 @@ INVENTORY: dict[str, list[Run | Held | NotRun]] = {
     ],
     "docs/operations.md": [
         CLUSTER,
+        Run("tests/commands/test_drain.py::test_the_lines_of_the_page_on_operations"),
         Run(f"{DATABASES}::test_the_commands_of_the_database"),
     ],
     "docs/security.md": [Run(f"{HERE}::test_applications_are_made")],

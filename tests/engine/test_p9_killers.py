@@ -270,6 +270,21 @@ async def test_suspicion_is_handed_on_with_the_shard(store: CountingStore) -> No
         await eventually(lambda: len(store.points()) <= 1)
 
 
+async def test_what_is_handed_on_in_order_is_not_blamed_for_that(store: CountingStore) -> None:
+    """Ten releases within a day of a crash: a run that sleeps through all of them has ended no host."""
+    async with LocalCluster([Fragile], store=store, settings=QUICK) as cluster:
+        doom.watch(cluster)
+        doom.is_armed = False
+        await Fragile.ref("f").nap.start()
+        await cluster.crash()
+    for _ in range(2 * POINTS_MAX):
+        async with LocalCluster([Fragile], store=store, settings=QUICK) as cluster:
+            assert await Fragile.ref("f").notes() == []
+    assert store.points() == {}
+    async with LocalCluster([Fragile], store=store, settings=QUICK):
+        assert await Fragile.ref("f").nap.result() == "rested"
+
+
 async def test_a_call_that_kills_is_answered_with_a_definite_error(cluster: LocalCluster, store: CountingStore) -> None:
     call = Fragile.ref("f").kill.options(idempotency_key="k")
     with pytest.raises(HostKilled, match=r"Fragile/f\.kill is refused for good.*nothing was changed"):

@@ -425,10 +425,11 @@ def test_an_application_may_import_the_built_in_classes() -> None:
     assert Registry([Schedule]).get("PerdureSchedule").cls is Schedule
 
 
-def test_the_names_of_the_built_in_types_are_taken() -> None:
-    class Mine(Entity, name="PerdureSchedule"):
+@pytest.mark.parametrize("taken", ["PerdureSchedule", "PerdureEvents", "PerdureHost"])
+def test_the_names_of_the_built_in_types_are_taken(taken: str) -> None:
+    class Mine(Entity, name=taken):
         pass
 
-    with pytest.raises(DefinitionError, match="PerdureSchedule is Perdure's own; rename the class"):
+    with pytest.raises(DefinitionError, match=f"{taken} is Perdure's own; rename the class"):
         Registry([Mine])
     assert [definition.name for definition in Registry([Report])] == ["Report"]

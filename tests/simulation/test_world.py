@@ -17,7 +17,7 @@ from simulation.__main__ import corpus, main
 from simulation.catalogue import pick, workloads
 from simulation.choices import Choices
 from simulation.evidence import MUST, missing
-from simulation.faults import EVENTS, LATER_RATES, MOVES, RATES, Plan, draw_plan
+from simulation.faults import EVENTS, LATER_RATES, MOVES, ORDERS, RATES, Plan, draw_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +53,7 @@ def test_the_same_seed_is_the_same_run_in_any_process() -> None:
 
 def test_every_fault_is_drawn_and_some_seeds_have_none() -> None:
     plans = [draw_plan(Choices(seed).of("plan")) for seed in range(500)]
-    assert {event for plan in plans for event in plan.events} == {*EVENTS, *MOVES}
+    assert {event for plan in plans for event in plan.events} == {*EVENTS, *MOVES, *ORDERS}
     assert {name for plan in plans for name in plan.rates} == {*RATES, *LATER_RATES}
     calm = [plan for plan in plans if not plan.events and not plan.rates]
     assert 20 < len(calm) < 100
