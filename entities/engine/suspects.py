@@ -125,7 +125,7 @@ class Suspects:
         leaving, shard_of = set(shards), self._engine.shard_of
         with suppress(TimeoutError):
             async with asyncio.timeout(LET_GO_S):
-                while any(shard_of(entity) in leaving for entity, _ in self._at_stake):
+                while any(shard_of(entity) in leaving for entity, _ in self._at_stake):  # noqa: ASYNC110 - the service looks as often
                     await asyncio.sleep(LOOK_S)
 
     def close(self) -> None:

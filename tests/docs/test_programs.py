@@ -22,7 +22,7 @@ from .test_examples import module_of
 pytestmark = pytest.mark.slow
 
 STAND_INS = """
-make() { command make --dry-run --no-print-directory "$@"; }
+make() { env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u ARGS make --dry-run --no-print-directory "$@"; }
 python() { printf 'python'; printf ' %q' "$@"; echo; }
 """
 PROGRAM = re.compile(r"(?m)^(?:\S*/)?(python -m (?:bench|campaigns|chaos)\b.*|perdure dev .*|pytest .*)$")
